@@ -13,10 +13,12 @@ from .runtime.cores import available_threads
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["free_memory", "machine", "versions"]
+__all__ = ["free_memory", "left_in_groups", "machine", "versions"]
 
 #: Where /proc and /sys lie; tests have trees of their own.
 ROOT = Path("/")
+#: No machine has as many bytes of memory; what cgroup v1 tells of a group without a limit is above it.
+NO_LIMIT = 1 << 60
 #: the instruction sets that matter to the kernels, as Linux names them
 FEATURES = (
     *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
@@ -60,12 +62,20 @@ def free_memory() -> int | None:
     The least of Linux's MemAvailable and of what the process's control group, and each group above it, has left; a
     group's file cache that is not in use counts as free. Source: proc_meminfo(5), cgroups(7).
     """
-    left = list(_left_in_groups())
+    left = [there for there in (left_in_groups(),) if there is not None]
     for line in _text("proc/meminfo").splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable" and value.split()[:1]:
             left.append(int(value.split()[0]) * 1024)
     return min(left, default=None)
+
+
+def left_in_groups() -> int | None:
+    """Bytes that this process may still take before a control group's limit kills it; None where none has a limit.
+
+    v1 writes a huge number, more than any machine has, where there is no limit.
+    """
+    return min((left for left in _left_in_groups() if left < NO_LIMIT), default=None)
 
 
 def _left_in_groups() -> Iterator[int]:

@@ -34,6 +34,7 @@ from .runtime.parameters import (
     GenerateKwargs,
     check_names,
     overflow_of,
+    salt_of,
     spelled_out,
 )
 from .runtime.searching import answers
@@ -191,15 +192,21 @@ class Model(Scores):
 
     @memory_named("sequence")
     def sequence(
-        self, source: Prompt | None = None, *, overflow: Overflow | None = None, adapter: str | None = None
+        self,
+        source: Prompt | None = None,
+        *,
+        overflow: Overflow | None = None,
+        adapter: str | None = None,
+        cache_salt: str | None = None,
     ) -> Sequence:
         """An empty sequence with its own pages of the cache; several may be open. `close()` or `with` frees them.
 
         `source`: what the encoder of an encoder-decoder reads; the sequence is what its decoder reads and writes.
         `overflow`: that of its calls, where they give none; with "window" what is fed may outgrow the context too.
         `adapter`: which one reads and writes it, of those of `load(adapters=...)`; None: the model alone.
+        `cache_salt`: as in `generate`.
         """
-        return self._sequence(source, "sequence", overflow, adapter)
+        return self._sequence(source, "sequence", overflow, adapter, cache_salt)
 
     @memory_named("load_sequence")
     def load_sequence(self, path: str | PathLike[str]) -> Sequence:
@@ -267,7 +274,12 @@ class Model(Scores):
             raise InputError(msg)
 
     def _sequence(
-        self, source: Prompt | None, call: str, overflow: Overflow | None = None, adapter: str | None = None
+        self,
+        source: Prompt | None,
+        call: str,
+        overflow: Overflow | None = None,
+        adapter: str | None = None,
+        salt: str | None = None,
     ) -> Sequence:
         """As `sequence`; errors name the `call`."""
         self._check_kind(call, encoder=False)
@@ -278,16 +290,17 @@ class Model(Scores):
             raise InputError(msg)
         read = None if source is None else self._source(source)
         number = self._session.adapters.number(adapter, call)
-        return Sequence(self._session, self._text, source=read, overflow=overflow, adapter=number)
+        made = salt_of(salt)
+        return Sequence(self._session, self._text, source=read, overflow=overflow, adapter=number, salt=made)
 
     def _begun(self, prompt: Prompt, parameters: GenerateKwargs, call: str) -> tuple[Sequence, Prompt, GenerateKwargs]:
         """A sequence, what it reads first, and the parameters that are left; errors name the `call`.
 
         It reads the prompt, or what begins an encoder-decoder's answer to it.
         """
-        decoding, adapter = self.config.decoding, parameters.get("adapter")
+        decoding, adapter, salt = self.config.decoding, parameters.get("adapter"), parameters.get("cache_salt")
         if decoding is None:
-            sequence = self._sequence(None, call, adapter=adapter)
+            sequence = self._sequence(None, call, adapter=adapter, salt=salt)
             if parameters.get(START) is not None:
                 msg = f"{START}: {self.config.family} is not an encoder-decoder; leave it out"
                 raise InputError(msg)
@@ -298,7 +311,7 @@ class Model(Scores):
         left = self._text.with_ids(parameters).copy()
         start = left.pop("decoder_start_token_id", None)
         first = [decoding.start] if start is None else check_ids([start], self.config.n_vocab, what=START)
-        return self._sequence(prompt, call, adapter=adapter), first, left
+        return self._sequence(prompt, call, adapter=adapter, salt=salt), first, left
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")
@@ -349,7 +362,8 @@ class Model(Scores):
         these stages. `overflow`: what becomes of a text that is longer than the context: "error", "truncate-left" (of
         the prompt) or "window" (docs/sessions.md). `draft`: False guesses no ids ahead, "ngram" does by what the text
         repeats; no answer changes (docs/speculation.md). `priority`: of several calls that wait for room, the higher
-        number goes first (docs/concurrency.md). `schema`, `grammar`, `regex` or
+        number goes first (docs/concurrency.md). `cache_salt`: only texts with the same one share what begins alike
+        (docs/concurrency.md). `schema`, `grammar`, `regex` or
         `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
         regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
         `show_tokens`: special tokens that the text shows, as a reader of a model's calls of tools needs them.

@@ -16,7 +16,7 @@ from .perplexity import Perplexity, check_predicts, measured
 from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
 from .runtime.memory import memory_named
-from .runtime.parameters import priority_of
+from .runtime.parameters import priority_of, salt_of
 from .runtime.sampling import exp
 from .runtime.scoring import Score, scores
 from .runtime.sequence import Sequence
@@ -47,7 +47,13 @@ class Scores(Arrays):
 
     @memory_named("score")
     def score(
-        self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None, priority: int = 0
+        self,
+        prompt: Prompt,
+        candidates: Iterable[Prompt],
+        *,
+        adapter: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
     ) -> list[Score]:
         """How likely each of several continuations of a prompt is: `.sum`, `.mean`, `.ids`, `.logprobs`, `.greedy`.
 
@@ -56,11 +62,12 @@ class Scores(Arrays):
         that it adds to the prompt's, where the text of both begins with these; else, or after ids, its own. What an
         encoder-decoder's encoder reads is the prompt, and its candidates are what the decoder may write. `adapter`: as
         in `generate`. `priority`: of several calls that wait for room, the higher number goes first
-        (docs/concurrency.md). Errors: `InputError`, which names the candidate by its number.
+        (docs/concurrency.md). `cache_salt`: as in `generate`. Errors: `InputError`, which names the candidate by its
+        number.
         """
         self._check_kind("score", encoder=False)
         place = priority_of(priority)
-        text, ids = self._first_of(prompt, self._session.adapters.number(adapter, "score"))
+        text, ids = self._first_of(prompt, self._session.adapters.number(adapter, "score"), salt_of(cache_salt))
         with text:
             text.append(ids)
             wanted = [
@@ -70,23 +77,30 @@ class Scores(Arrays):
             return scores(self._session, text, wanted, place)
 
     async def ascore(
-        self, prompt: Prompt, candidates: Iterable[Prompt], *, adapter: str | None = None, priority: int = 0
+        self,
+        prompt: Prompt,
+        candidates: Iterable[Prompt],
+        *,
+        adapter: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
     ) -> list[Score]:
         """As `score`, for coroutines: a thread of the event loop's executor asks, in passes that all share."""
         from .runtime.asynchronous import in_thread  # noqa: PLC0415 - imports asyncio
 
-        return await in_thread(partial(self.score, prompt, candidates, adapter=adapter, priority=priority))
+        asked = partial(self.score, prompt, candidates, adapter=adapter, priority=priority, cache_salt=cache_salt)
+        return await in_thread(asked)
 
-    def _first_of(self, prompt: Prompt, adapter: int) -> tuple[Sequence, list[int]]:
+    def _first_of(self, prompt: Prompt, adapter: int, salt: str) -> tuple[Sequence, list[int]]:
         """A sequence, and what it begins with."""
         decoding = self.config.decoding
         if decoding is not None:
             source = self._source(prompt)
-            return Sequence(self._session, self._text, source=source, adapter=adapter), [decoding.start]
+            return Sequence(self._session, self._text, source=source, adapter=adapter, salt=salt), [decoding.start]
         ids: object = prompt
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt) or list(self.config.bos_ids[:1])
-        return Sequence(self._session, self._text, adapter=adapter), self._ids(ids, "prompt")
+        return Sequence(self._session, self._text, adapter=adapter, salt=salt), self._ids(ids, "prompt")
 
     def _continuation(self, prompt: Prompt, before: list[int], wanted: Prompt, n: int, what: str) -> list[int]:
         """A candidate's ids, after the `n` that the decoder begins with."""

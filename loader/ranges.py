@@ -55,7 +55,8 @@ def as_indices(ranges: Ranges) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     starts, stops = np.array(ranges, np.int64).T
     lengths = stops - starts
-    return np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    found: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return found
 
 
 def spread(ranges: Ranges, each: int, base: int = 0) -> Ranges:

@@ -87,7 +87,9 @@ async def _read(
     try:
         async for item in made:
             await queue.put((number, item))
-    except Exception as e:  # noqa: BLE001 - whatever it is, it is the reader's
+    except asyncio.CancelledError:
+        raise
+    except BaseException as e:  # noqa: BLE001 - whatever it is, it is the reader's
         await queue.put(e)
     else:
         await queue.put(None)

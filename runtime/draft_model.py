@@ -37,7 +37,7 @@ class ModelDrafter:
         """`session`: the draft model's; `share`: of the model's bytes; of a pass's time too, at first."""
         how, there = begun.sampling, session.adapters
         adapter = there.number(begun.adapter, "draft") if begun.adapter in there.names else 0  # it drafts without, too
-        self._text = Sequence(session, source=begun.source, adapter=adapter)
+        self._text = Sequence(session, source=begun.source, adapter=adapter, salt=begun.salt)
         alike = like(how)
         self._sampler = None if alike is None else Sampler(session.n_vocab, alike, sequence=begun.number)
         self._share, self._ended = share, False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DRAW",
+    "DRAWS",
     "DRAW_WORDS",
     "D_ADAPTIVE",
     "D_AIM",
@@ -71,6 +72,7 @@ __all__ = [
     "D_XTC",
     "D_XTC_THRESHOLD",
     "I_N",
+    "I_PHASE",
     "I_SCRATCH",
     "I_SIZE",
     "I_SLOTS",
@@ -78,6 +80,10 @@ __all__ = [
     "LEVELS",
     "MOST_SLOTS",
     "PART",
+    "PHASES",
+    "PREPARES",
+    "SHARED",
+    "WEIGHS",
     "candidates_at",
     "parameter_words",
     "row_words",
@@ -115,13 +121,17 @@ D_TYPICAL, D_XTC, D_XTC_THRESHOLD = range(40, 43)
 #: Mirostat's two numbers (address of float64: the bound, and where the next one goes), its aim and its pace.
 D_SURPRISES, D_AIM, D_PACE = range(43, 46)
 DRAW_WORDS = 48
-#: Slots of the CPU's instruction: logits, their width, the threads' scratch, bytes of a thread's, how many have one.
-I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS = range(len(HEADER), len(HEADER) + 5)
+#: Slots of the CPU's instructions: logits, their width, the threads' scratch, bytes of a thread's, how many have one,
+#: and which of the instructions it is, in their order.
+I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS, I_PHASE = range(len(HEADER), len(HEADER) + 6)
+PREPARES, WEIGHS, DRAWS = PHASES = range(3)
 
 #: A boundary of score is looked for among this many levels of it, then digit by digit in one of them.
 LEVELS = 2048
 #: Logits that are weighed together: a multiple of the lanes.
 PART = 1024
+#: Logits from which on threads share a row that is drawn alone.
+SHARED = 16 * PART
 #: Threads that draw, at most: a large vocabulary's scratch is 16 bytes an entry for each.
 MOST_SLOTS = 16
 _DIGITS = 256

@@ -328,7 +328,8 @@ def params_from(
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
-    given.pop("adapter", None)  # the text's own
+    for of_text in ("adapter", "cache_salt"):
+        given.pop(of_text, None)
     if "decoder_start_token_id" in given:
         msg = "decoder_start_token_id: a text begins with its prompt; leave it out, or put it before the prompt"
         raise InputError(msg)

@@ -283,7 +283,7 @@ class Pages:
         twin = Table(len(self.windows), table.numbers.shape[1], self.size)
         self.tables.add(twin)
         twin.source, twin.shift, twin.capacity = table.source, table.shift, table.capacity
-        twin.adapter = table.adapter
+        twin.adapter, twin.salt = table.adapter, table.salt
         self._copied(table, twin)
         return twin
 

@@ -35,6 +35,7 @@ __all__ = [
     "one_of",
     "overflow_of",
     "priority_of",
+    "salt_of",
     "spelled_out",
     "switch",
     "whole_number",
@@ -196,6 +197,9 @@ class GenerateKwargs(ConstraintKwargs, total=False):
     adapter: str | None
     """Which of the model's adapters reads and writes the text, by its name in `load(adapters=...)` (default: none, or
     the sequence's own); docs/adapters.md."""
+    cache_salt: str | None
+    """Only texts with the same salt share what of them is in the cache, where they begin alike (default: all without
+    one do): how long an answer takes then tells nothing of others' texts."""
     draft: bool | str | None
     """Guess ids ahead and check several in one pass; no answer changes (docs/speculation.md). False: not in this call;
     "ngram": from what the text repeats; None: as the model was loaded."""
@@ -294,6 +298,14 @@ def priority_of(value: object) -> int:
         msg = f"priority={shown(value)}: expected an integer; the higher goes first, and 0 is usual"
         raise InputError(msg)
     return int(value)
+
+
+def salt_of(value: object) -> str:
+    """`cache_salt` as a caller gave it; None: "". Errors: `InputError`."""
+    if value is not None and (not isinstance(value, str) or not value):
+        msg = f"cache_salt={shown(value)}: expected a text of at least one character"
+        raise InputError(msg)
+    return value or ""
 
 
 def one_of(name: str, value: object, known: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from opcode import opmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     #: `f(ids, row)`: the whole text's ids so far, and float32 [n_vocab], which it may change, or return another of.
     Processor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32] | None]
 
-__all__ = ["processed", "processors_from"]
+__all__ = ["ends_one_text", "processed", "processors_from"]
 
 _NAME = "logits_processor"
+_RAISE = opmap["RAISE_VARARGS"]
 
 
 def processors_from(value: object) -> tuple[Processor, ...]:
@@ -54,6 +56,26 @@ def processed(processors: Iterable[Processor], ids: Sequence[int], row: NDArray[
             msg = f"{_called(i, each)} left {what} after position {len(ids) - 1}, so no token can be drawn; leave a "
             msg += "finite logit for at least one, and -inf for what must not come"
             raise InputError(msg)
+
+
+def ends_one_text(e: BaseException) -> bool:
+    """Whether what came of handing a row to a text is that text's alone.
+
+    Any `Exception` is, and what is none (`SystemExit`, a class of its own) where a caller's function raised it.
+
+    A function runs in the thread that takes the pass, which may be another caller's. Ctrl-C that strikes there is that
+    thread's own: Python raises it between two instructions, and a function its own `KeyboardInterrupt` by a `raise`.
+    """
+    at, inside = e.__traceback__, False
+    try:
+        while at is not None and at.tb_next is not None:
+            inside = inside or at.tb_frame.f_code is processed.__code__
+            at = at.tb_next
+        if isinstance(e, Exception) or at is None or not inside:
+            return isinstance(e, Exception)
+        return not isinstance(e, KeyboardInterrupt) or at.tb_frame.f_code.co_code[at.tb_lasti] == _RAISE
+    finally:
+        del e, at  # an exception whose calls hold it keeps all that they hold
 
 
 def _called(i: int, function: Processor) -> str:

@@ -13,6 +13,7 @@ from .beams import Found, Searched, Wanted, search
 from .exits import Exits
 from .generate import Timings, Token, answer, collect, most_ids, steps, tokens
 from .pages import Caller
+from .processors import ends_one_text
 from .settling import settled
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class _Going:
     def __init__(self, asked: Asked) -> None:
         self.want: Want | None = None
         self.tokens: list[Token] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.sequence, self._steps = asked.sequence, asked.steps(at_once=True)
 
     def begin(self) -> None:
@@ -188,7 +189,9 @@ class _Going:
         self.want = None
         try:
             self._until_it_waits(self._steps.send(self.sequence.taken(want)))
-        except Exception as e:  # noqa: BLE001 - a caller's function may raise anything: it ends this text alone
+        except BaseException as e:  # a caller's function may raise anything: it ends this text alone
+            if not ends_one_text(e):
+                raise
             raised_in_handler(e)
             self.error, self.want = e, None
 

@@ -26,7 +26,7 @@ from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
 from .logprobs import LogProbs, told_of
 from .memory import memory_named
-from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, spelled_out
+from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, salt_of, spelled_out
 from .penalty_params import DRY_BREAKERS
 from .rope import LONGEST
 from .rules import Rules
@@ -267,10 +267,12 @@ class Sequence:
         seed: int | None = None,
         overflow: Overflow | None = None,
         adapter: int = 0,
+        salt: str = "",
     ) -> None:
         """Made by `Model.sequence` and `fork`. `source`: checked ids that an encoder reads, of an encoder-decoder.
 
-        `seed`, `overflow`: where a call gives none; `adapter`: its number, of a new table. Errors: `InputError`.
+        `seed`, `overflow`: where a call gives none; `adapter`: its number, `salt`: as in
+        `Table`, of a new table. Errors: `InputError`.
         """
         self._overflow = overflow_of(overflow)
         if self._overflow != "error":
@@ -280,7 +282,7 @@ class Sequence:
         if self._overflow == "window":
             self._table.capacity = session.n_context
         if table is None:
-            self._table.adapter = adapter
+            self._table.adapter, self._table.salt = adapter, salt
         if source is not None:
             self._table.source = session.encoded(source, adapter)
         self._seed = seed
@@ -472,7 +474,7 @@ class Sequence:
         if isinstance(want, Run):
             try:
                 first, *later = want.result()
-            except Exception:
+            except BaseException:
                 self.keep(want)
                 raise
             self._at_hand.extend(Drawn(token, want.at) for token in later)
@@ -571,6 +573,7 @@ class Sequence:
             msg = "forced_bos_token_id: of encoder-decoders only; leave it out, or end the prompt with this token"
             raise InputError(msg)
         self._check_adapter(parameters.get("adapter"))
+        self._check_salt(parameters.get("cache_salt"))
         given, constraint = text.held(text.with_ids(text.completed(parameters)))
         if self._seed is not None and given.get("seed") is None:
             given = {**given, "seed": self._seed}
@@ -621,7 +624,8 @@ class Sequence:
         """For the runtime: what drafts the ids of an answer; None: nothing does."""
         session, source = self._session, None if self._table.source is None else self._table.source.ids
         before = () if source is None or session.n_text_vocab != self.n_vocab else source
-        return session.drafting.begin(params.draft, Begun(source, before, params.sampling, number, self.adapter))
+        begun = Begun(source, before, params.sampling, number, self.adapter, self._table.salt)
+        return session.drafting.begin(params.draft, begun)
 
     def go_on_with(self, ids: Ids[int]) -> None:
         """For the runtime: add ids that were drawn from this text; the last may stand one past the context."""
@@ -749,6 +753,13 @@ class Sequence:
                 msg = f"adapter={shown(adapter)}: this sequence has {mine}, and all of its text is read with that; "
                 msg += f"make another with model.sequence(adapter={shown(adapter)})"
                 raise InputError(msg)
+
+    def _check_salt(self, salt: object) -> None:
+        """That a call goes on with the salt that the text began with. Errors: `InputError`."""
+        if salt is not None and salt_of(salt) != self._table.salt:
+            msg = f"cache_salt={shown(salt)}: this sequence has another, or none; make one with "
+            msg += "model.sequence(cache_salt=...)"
+            raise InputError(msg)
 
     def _checked(self, ids: object) -> list[int]:
         """Ids that fit after those that are there."""

@@ -65,6 +65,7 @@ class Table:
     where they are not known. Below `low[g]` pages of group g were
     given back, as no later query of its window sees them. `source`: the encoder's text that its sequence reads;
     `adapter`: the number of the one that it is read with (`lora.py`), on which keys depend as on ids.
+    `salt`: texts of another share no pages with it, though they begin alike.
     `padding`: slots of padding tokens, where these have no position; of slots from `cached` on it may be wrong.
     `waiting`: who waits for the next id of its sequence. `used`: which pass it was in last; `arrived`: the number of
     its sequence, counted as they are first waited for; `dropped`: that sequence is closed, or gone. `shift` is added
@@ -79,8 +80,8 @@ class Table:
     """
 
     __slots__ = ("__weakref__", "adapter", "address", "arrived", "cached", "capacity", "dropped", "expected",
-                 "favoured", "gap", "high", "ids", "low", "numbers", "padding", "priority", "shift", "sinks", "size",
-                 "source", "unsure", "used", "waiting")  # fmt: skip
+                 "favoured", "gap", "high", "ids", "low", "numbers", "padding", "priority", "salt", "shift", "sinks",
+                 "size", "source", "unsure", "used", "waiting")  # fmt: skip
 
     def __init__(self, n_groups: int, n_pages: int, size: int = PAGE) -> None:
         """For at most `n_pages` pages a group, of `size` slots; it holds none."""
@@ -91,6 +92,7 @@ class Table:
         self.size, self.capacity, self.gap, self.adapter, self.unsure = size, 0, 0, 0, 0
         self.sinks: Kept | None = None
         self.dropped = self.favoured = False
+        self.salt = ""
         self.ids: Sequence[int] = ()
         self.waiting: Living[Caller] = Living()
         self.source: Source | None = None
@@ -101,9 +103,9 @@ class Table:
         self.priority, self.favoured = priority, False
 
     @property
-    def kind(self) -> tuple[Source | None, int, int]:
-        """What its keys depend on next to its ids: texts whose kinds are equal may share them."""
-        return self.source, self.shift, self.adapter
+    def kind(self) -> tuple[Source | None, int, int, str]:
+        """What its keys depend on next to its ids, and its salt: texts whose kinds are equal may share them."""
+        return self.source, self.shift, self.adapter, self.salt
 
     @property
     def place(self) -> tuple[bool, int, int]:

@@ -10,7 +10,7 @@ from miaotui.runtime.constraints import CONSTRAINTS
 from miaotui.tools import demo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from miaotui.runtime.generate import Token
@@ -37,20 +37,20 @@ TEMPLATES["thinking"] = (
 TEMPLATES["no tools"] = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
 
-def load_with(template: str, directory: Path) -> miaotui.Model:
+def load_with(template: str, directory: Path, max_context: int = 1024) -> miaotui.Model:
     """The included model, with another chat template."""
     shutil.copytree(demo.path("chat"), directory, dirs_exist_ok=True)
     (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
-    return miaotui.load(directory, max_context=1024, cache_tokens=4096)
+    return miaotui.load(directory, max_context=max_context, cache_tokens=4 * max_context)
 
 
 class Scripted:
-    """`says`: the text of the answers, until the limit of the request. `asked`: prompts and parameters so far.
+    """`says`: the text of the answers, until the limit of the request, or what tells it from a prompt's text.
 
-    With `says` None it answers itself.
+    With None it answers itself. `asked`: prompts and parameters so far.
     """
 
-    def __init__(self, model: miaotui.Model, says: str | None = None) -> None:
+    def __init__(self, model: miaotui.Model, says: str | Callable[[str], str | None] | None = None) -> None:
         """Of a model, which answers everything else."""
         self.model, self.says = model, says
         self.asked: list[tuple[list[int], dict[str, Any]]] = []
@@ -61,9 +61,10 @@ class Scripted:
     async def achoices(self, prompt: list[int], **parameters: Any) -> AsyncIterator[tuple[int, Token]]:
         """As the model's."""
         self.asked.append((prompt, parameters))
-        if self.says is not None:
+        says = self.says(self.model.tokenizer.decode(prompt)) if callable(self.says) else self.says
+        if says is not None:
             parameters = {name: value for name, value in parameters.items() if name not in CONSTRAINTS}
-            parameters["choices"] = [self.says]
+            parameters["choices"] = [says]
         made = self.model.achoices(prompt, **parameters)
         try:
             async for numbered in made:

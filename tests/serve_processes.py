@@ -9,15 +9,18 @@ import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["serving"]
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server, by default of the included models, and its port. The process's `stderr` is a file with its log."""
-    command = [sys.executable, "-m", "miaotui", "serve", "--port", "0", *options]
+def serving(*options: str, within: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server, by default of the included models, and its port. The process's `stderr` is a file with its log.
+
+    `within`: words of a command that runs it.
+    """
+    command = [*within, sys.executable, "-m", "miaotui", "serve", "--port", "0", *options]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,12 @@ from miaotui.tools.server.served import Served
 from miaotui.tools.server.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
 
     from miaotui.model import Model
     from miaotui.tools.server.security import Keys
 
-__all__ = ["Client", "Reply", "asked"]
+__all__ = ["Client", "Reply", "asked", "on_loopback"]
 
 
 @dataclass
@@ -116,3 +118,22 @@ class Client:
 def asked(work: Coroutine[Any, Any, Any]) -> Any:
     """Run it, bounded in time."""
     return asyncio.run(asyncio.wait_for(work, 120))
+
+
+@contextlib.contextmanager
+def on_loopback(served: Served, settings: Settings | None = None, keys: Keys | None = None) -> Iterator[str]:
+    """A server in a thread of this process, by its address: http://127.0.0.1:N."""
+    from miaotui.tools.server.running import Server, listening, served_at
+
+    made = listening("127.0.0.1", 0)
+    app, state = make_app(served, settings, keys)
+    server = Server(app, state)
+    thread = threading.Thread(target=server.run_on, args=[made])
+    thread.start()
+    try:
+        yield served_at(made)
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        made.close()
+    assert not thread.is_alive()

@@ -19,10 +19,10 @@ from miaotui.errors import InputError
 from miaotui.model import load
 from miaotui.runtime import drawing
 from miaotui.runtime.cpu import link
-from miaotui.runtime.cpu.draw import draw_line
+from miaotui.runtime.cpu.draw import draw_lines
 from miaotui.runtime.cpu.target import debugging
 from miaotui.runtime.cpu.team import aligned
-from miaotui.runtime.drawing import DRAW, PART, row_words, scratch_bytes, scratch_slots
+from miaotui.runtime.drawing import DRAW, PART, SHARED, row_words, scratch_bytes, scratch_slots
 from miaotui.runtime.rules import Ruled, Rules
 from miaotui.runtime.sampling import Sampler, SamplingParams, mask_words
 from miaotui.runtime.step import Batch
@@ -45,7 +45,7 @@ def drawn(rows: NDArray[np.float32], samplers: Sequence[Sampler], position: int,
     arena = aligned(scratch + size + GUARD)
     arena[:] = POISON
     arena[x : x + rows.nbytes] = rows.view(np.uint8).ravel()
-    line = draw_line(link.addresses([DRAW])[DRAW], x, n, scratch, scratch_slots(threads, count))
+    lines = draw_lines(link.addresses([DRAW])[DRAW], x, n, scratch, scratch_slots(threads, count))
     batch = Batch(1, count)
     batch.clear()
     batch.n_logits = count
@@ -55,7 +55,7 @@ def drawn(rows: NDArray[np.float32], samplers: Sequence[Sampler], position: int,
         assert words is not None
         batch.draw(row, words)
     team = link.executor(threads)
-    team.bind(line.ctypes.data, 1, int(arena.ctypes.data), batch.address)
+    team.bind(lines.ctypes.data, len(lines), int(arena.ctypes.data), batch.address)
     team.step()
     team.close()
     assert np.all(arena[scratch + size :] == POISON)
@@ -104,6 +104,32 @@ def test_the_kernel_draws_what_the_definition_draws(
     same(rows, samplers, position, threads)
 
 
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    n=st.sampled_from([SHARED - 1, SHARED, SHARED + 1, SHARED + PART + 3]),
+    threads=st.integers(2, 4),
+    temperature=st.sampled_from(HOT),
+    top_k=st.sampled_from([0, 0, 1, 40, SHARED - 2]),
+    top_p=st.sampled_from([5e-324, 0.1, 0.5, 0.95, float(np.nextafter(1, 0)), 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 1.0]),
+    penalty=st.sampled_from([1.0, 1.3]),
+    grid=st.sampled_from([1, 4, 2**20]),
+    hidden=st.sampled_from([0.0, 0.5]),
+)
+def test_threads_share_a_row_that_is_drawn_alone(
+    seed, n, threads, temperature, top_k, top_p, min_p, penalty, grid, hidden
+):  # fmt: skip
+    """There are more rows, so that each has scratch, and none but one is drawn from."""
+    rng = np.random.default_rng(seed)
+    rows = logits_of(seed, (4, n), grid)
+    rows[rng.random(rows.shape) < hidden] = -np.inf
+    rows[:, rng.integers(n)] = -0.0
+    sampler = Sampler(n, SamplingParams(temperature, top_k, top_p, min_p, penalty, do_sample=True, seed=seed))
+    sampler.observe(rng.integers(0, n, 5).tolist())
+    assert drawn(rows, [sampler], 7, threads) == [sampler.draw(rows[0], 7)]
+
+
 @pytest.mark.parametrize("n", [49_151, 49_152, 262_144])
 @pytest.mark.parametrize(
     "how", [{}, {"top_p": 0.95}, {"top_k": 50, "top_p": 0.9}, {"min_p": 0.02}, {"top_p": 0.3, "min_p": 0.5}], ids=str
@@ -113,6 +139,7 @@ def test_large_vocabularies(n, how):
     samplers = [Sampler(n, SamplingParams(0.8, do_sample=True, seed=i, **how)) for i in range(len(rows))]
     for position in (5, 6):
         same(rows, samplers, position, threads=2)
+    assert drawn(rows, samplers[:1], 7, threads=2) == [samplers[0].draw(rows[0], 7)]
 
 
 @pytest.mark.parametrize("top_p", [0.5, float(np.nextafter(0.5, 1)), 255 / 256])
@@ -152,6 +179,9 @@ def test_where_nothing_can_be_drawn_the_definition_says_why():
                 assert drawn(row[None], [sampler], 4) == [-1]
                 with pytest.raises(InputError, match="after position 3"):
                     sampler.draw(row, 4)
+        alone = np.full((3, SHARED), rest, np.float32)
+        alone[0, SHARED - 1] = bad
+        assert drawn(alone, [Sampler(SHARED, params[0])], 4, threads=2) == [-1]
     low = Sampler(2, SamplingParams(do_sample=True, seed=1, repetition_penalty=1e-30))  # the penalty makes it infinite
     low.observe([0])
     assert drawn(np.full((1, 2), 1e30, np.float32), [low], 4) == [-1]
@@ -317,36 +347,42 @@ def test_an_error_of_a_draw_ends_its_text_alone(path):
         assert got + [each.id for each in good] == wanted
 
 
-def checked(spoil: bool) -> list[int]:  # noqa: FBT001
-    """Ids drawn while every access is watched (MIAOTUI_DEBUG); `spoil`: the history names an id after the last."""
+def checked(spoil: bool, n: int = 1100, threads: int = 1) -> list[int]:  # noqa: FBT001
+    """Ids drawn while every access is watched (MIAOTUI_DEBUG); `spoil`: the history names an id after the last.
+
+    Several threads draw one row after the other, which they share.
+    """
     from miaotui.runtime.cpu.bounds import Checked
 
-    n, count = 1100, 4
-    rows, size = logits_of(4, (count, n), grid=4), scratch_bytes(n, 1, count)
-    arena = aligned(rows.nbytes + size + 64)
+    count = 4
+    rows, size = logits_of(4, (count, n), grid=4), scratch_bytes(n, threads, count)
+    arena = aligned(rows.nbytes + size + 128)
     arena[: rows.nbytes] = rows.view(np.uint8).ravel()
     scratch = -(-rows.nbytes // 64) * 64
-    line = draw_line(link.addresses([DRAW])[DRAW], 0, n, scratch, 1)
+    lines = draw_lines(link.addresses([DRAW])[DRAW], 0, n, scratch, threads)
     batch, text = Batch(1, count), [3, 5, 3]
-    batch.clear()
-    batch.n_logits, batch.results[:] = count, rows.argmax(axis=1)
     params = SamplingParams(0.7, 40, 0.9, 0.01, 1.2, do_sample=True, seed=2)
     ruled = Ruled(n, params, Rules(2, ends=(1,), at_least=9), ids=text, limit=20)
     masked = Sampler(n, params)
     masked.mask = mask_of(np.arange(n) % 3 > 0)
     samplers = [Sampler(n, SamplingParams(do_sample=True, seed=1, top_p=0.8)), ruled, Sampler(n, params), masked]
-    for row, sampler in enumerate(samplers):
-        words = row_words(sampler, 3)
-        assert words is not None
-        batch.draw(row, words)
-    if spoil:
-        ruled.history[0] = 10**7
-    watched = Checked(link.executor(1), [None], line, batch)
-    watched.bind(line.ctypes.data, 1, int(arena.ctypes.data), batch.address)
-    watched.step()
+    watched = Checked(link.executor(threads), [None] * len(lines), lines, batch)
+    watched.bind(lines.ctypes.data, len(lines), int(arena.ctypes.data), batch.address)
+    got = []
+    for some in [[i] for i in range(count)] if threads > 1 else [list(range(count))]:
+        batch.clear()
+        batch.n_logits, batch.results[:] = count, rows.argmax(axis=1)
+        for row in some:
+            words = row_words(samplers[row], 3)
+            assert words is not None
+            batch.draw(row, words)
+        if spoil:
+            ruled.history[0] = 10**7
+        watched.step()
+        got += [int(batch.drawn[row]) for row in some]
     watched.close()
-    assert [int(i) for i in batch.drawn] == [s.draw(row, 3) for s, row in zip(samplers, rows, strict=True)]
-    return [int(i) for i in batch.drawn]
+    assert got == [s.draw(row, 3) for s, row in zip(samplers, rows, strict=True)]
+    return got
 
 
 @pytest.mark.ci  # 10 s: compiles it with checks
@@ -354,12 +390,16 @@ def checked(spoil: bool) -> list[int]:  # noqa: FBT001
 def test_every_access_of_a_draw_is_among_its_operands():
     program = (
         "import test_draws as t\nfrom miaotui.errors import BackendError\n"
-        "print(t.checked(False))\ntry: t.checked(True)\nexcept BackendError as e: print(e)\n"
+        "print(t.checked(False))\nprint(t.checked(False, 17000, 3))\n"
+        "for how in (), (17000, 3):\n"
+        "    try: t.checked(True, *how)\n"
+        "    except BackendError as e: print(e)\n"
     )
     here = os.environ | {"MIAOTUI_DEBUG": "1", "MIAOTUI_QUIET": "1"}
     done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, env=here,
                           capture_output=True, text=True, check=False, timeout=500)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    ids, error = done.stdout.splitlines()
-    assert len(json.loads(ids)) == 4
-    assert re.match(r"instruction 0, draw: 4 bytes at .* lie in none of its operands", error)
+    ids, one_by_one, late, early = done.stdout.splitlines()
+    assert len(json.loads(ids)) == len(json.loads(one_by_one)) == 4
+    for error, at in ((late, 2), (early, 0)):  # where a row is shared, its scores are made first
+        assert re.match(rf"instruction {at}, draw: 4 bytes at .* lie in none of its operands", error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -14,6 +16,7 @@ from generation_models import write_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
+from miaotui.runtime.asynchronous import merged
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.logprobs import LogProbs
 from miaotui.tools import demo
@@ -23,7 +26,7 @@ from test_shared_passes import CONFIG, CONTEXT, N_VOCAB, counted, ids_of, in_thr
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
     from pathlib import Path
 
 HOW: list[dict[str, Any]] = [{}, {"temperature": 1.3, "seed": 5, "repetition_penalty": 1.2}]
@@ -238,6 +241,103 @@ def test_what_a_processor_raises_ends_its_text_alone(model: miaotui.Model, lone:
     assert answers == {i: lone.generate(prompts[i], **how).ids for i in (0, 2)}
     assert len(raised) == 1
     assert not list(model.session.engine._wants)
+
+
+class MineError(BaseException):
+    """No `Exception`."""
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, MineError])
+@pytest.mark.parametrize("at", [0, 3])
+def test_what_is_no_exception_ends_its_text_alone_too(
+    model: miaotui.Model, lone: miaotui.Model, kind: type[BaseException], at: int
+) -> None:
+    """Whoever takes the pass: a thread that shares it, the same call, a task of another text."""
+    prompts: list[list[int]] = [ids_of(90 + i, 5) for i in range(3)]
+    how: dict[str, Any] = {"max_new_tokens": 6, "ignore_eos": True}
+    wanted = [lone.generate(prompt, **how).ids for prompt in prompts]
+
+    def fails(ids: list[int], _: np.ndarray) -> None:
+        if ids[:5] == prompts[1] and len(ids) == 5 + at:
+            raise kind(at)
+
+    with counted(model) as sizes, pytest.raises(kind, match=str(at)):
+        model.generate(prompts, logits_processor=fails, **how)
+    assert len(sizes) == 6, "the others come to their end"
+    got: dict[int, object] = {}
+
+    def ask(i: int) -> None:
+        try:
+            got[i] = model.generate(prompts[i], logits_processor=fails, **how).ids
+        except BaseException as e:  # noqa: BLE001 - compared below
+            got[i] = type(e)
+
+    in_threads(ask, 3)
+    assert got == {0: wanted[0], 1: kind, 2: wanted[2]}
+    if kind is MineError:  # of a task, asyncio lets the two others end its loop
+
+        async def tasks() -> list[Any]:
+            asked = (model.agenerate(prompt, logits_processor=fails, **how) for prompt in prompts)
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+        first, error, last = asyncio.run(tasks())
+        assert (first.ids, type(error), last.ids) == (wanted[0], kind, wanted[2])
+    assert not list(model.session.engine._wants)
+
+
+def test_several_generators_end_with_what_one_of_them_raises() -> None:
+    """Whatever it is: nobody waits for the others' next."""
+
+    async def numbers(error: type[BaseException] | None) -> AsyncGenerator[int, None]:
+        yield 1
+        if error is not None:
+            raise error
+        await asyncio.Event().wait()
+
+    async def read(error: type[BaseException]) -> None:
+        async for _ in merged([numbers(None), numbers(error)]):
+            pass
+
+    for kind in (LookupError, MineError):
+        with pytest.raises(kind):
+            asyncio.run(asyncio.wait_for(read(kind), 60))
+
+
+def test_ctrl_c_in_another_s_processor_is_the_thread_s_that_takes_the_pass(
+    model: miaotui.Model, lone: miaotui.Model
+) -> None:
+    """It reaches the main thread, whose text has no processor; the other's is drawn again, by its own thread."""
+    mine, others = ids_of(95, 5), ids_of(96, 5)
+    how: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True}
+    main, struck, answers, begun = threading.get_ident(), list[int](), list[list[int]](), threading.Event()
+
+    def strikes(ids: list[int], _: np.ndarray) -> None:
+        begun.set()
+        if threading.get_ident() == main and not struck:
+            struck.append(len(ids))
+            signal.raise_signal(signal.SIGINT)
+
+    def ask() -> None:
+        while not struck:
+            answers.append(model.generate(others, logits_processor=strikes, **how).ids)
+
+    def go_on() -> None:
+        for _ in range(1000):
+            model.generate(mine, **how)
+
+    before, thread = signal.signal(signal.SIGINT, signal.default_int_handler), threading.Thread(target=ask)
+    try:
+        thread.start()
+        assert begun.wait(60)
+        with pytest.raises(KeyboardInterrupt):
+            go_on()
+    finally:
+        struck.append(0)
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+    assert struck[0]
+    assert set(map(tuple, answers)) == {tuple(lone.generate(others, **how).ids)}
+    assert model.generate(mine, **how).ids == lone.generate(mine, **how).ids
 
 
 @pytest.mark.parametrize(

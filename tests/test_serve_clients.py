@@ -1,12 +1,12 @@
 """The clients that people have, over loopback: their typed models of every answer and every event.
 
-`pip install openai==3.57.0 anthropic==2.14.0`, and `./dev soak clients`.
+`pip install openai==3.57.0 anthropic==2.14.0 canitoolcall==0.1.1`, and `./dev soak clients`.
 """
 
 from __future__ import annotations
 
 import json
-import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,27 +30,27 @@ SAYS = 'Hm.\n</think>\n\nLet me see.\n<tool_call>\n{"name": "weather", "argument
 MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def serving_here(models: dict[str, Any]) -> Iterator[str]:
     """A server on loopback, in a thread."""
-    from miaotui.tools.server.app import make_app
-    from miaotui.tools.server.running import Server, listening, served_at
     from miaotui.tools.server.served import Served
     from miaotui.tools.server.settings import Settings
+    from serving import on_loopback
+
+    with on_loopback(Served(models), Settings(temperature=0.0)) as at:
+        yield at
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from scripted import TEMPLATES, Scripted, load_with
 
     directory: Path = tmp_path_factory.mktemp("model")
-    with load_with(TEMPLATES["thinking"], directory) as model:
-        served = Served({"m": Scripted(model, SAYS), "free": model})  # type: ignore[dict-item]  # it answers as one does
-        made = listening("127.0.0.1", 0)
-        app, state = make_app(served, Settings(temperature=0.0))
-        server = Server(app, state)
-        thread = threading.Thread(target=server.run_on, args=[made])
-        thread.start()
-        yield served_at(made)
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+    with (
+        load_with(TEMPLATES["thinking"], directory) as model,
+        serving_here({"m": Scripted(model, SAYS), "free": model}) as at,
+    ):
+        yield at
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +159,51 @@ def test_what_is_wrong_comes_as_the_clients_errors(openai: Any, anthropic: Any) 
     with pytest.raises(Exception, match="not_found_error") as told:
         anthropic.messages.create(model="nobody", max_tokens=1, messages=MESSAGES)
     assert told.value.status_code == 404
+
+
+def _called(*calls: tuple[str, dict[str, Any]]) -> str:
+    lines = [json.dumps({"name": name, "arguments": given}, ensure_ascii=False) for name, given in calls]
+    return "\n".join(f"<tool_call>\n{line}\n</tool_call>" for line in lines)
+
+
+#: What a good model says in the suite's scenarios, by words of the question.
+SCENES = {
+    "in Paris right now": _called(("get_weather", {"city": "Paris"})),
+    "once per city": _called(("get_weather", {"city": "Paris"}), ("get_weather", {"city": "Tokyo"})),
+    "17 + 25": "42",
+    "Design review": _called(("create_event", {
+        "title": "Design review", "start": "2026-10-01T15:00:00Z", "location": {"city": "Berlin", "room": "4.12"},
+        "attendees": [{"name": "Ana", "email": "ana@example.com"}, {"name": "Bo", "email": "bo@example.com"}],
+    })),
+    "Save a note titled": _called(
+        ("save_note", {"title": "Grüße aus Zürich", "body": "Café ☕ in 東京 — naïve résumé 🚀"}),
+    ),
+    "time is it": _called(("get_server_time", {})),
+    "temp_c": "It is 18 degrees and clear.",
+    "step by step": _called(("record_answer", {"answer": "9.9"})),
+}  # fmt: skip
+
+
+@pytest.mark.soak("clients")
+@pytest.mark.parametrize("template", ["thinking", "hermes"])
+def test_the_probe_of_canitoolcall(tmp_path: Path, template: str) -> None:
+    """Nine scenarios, whole and streamed, and both alike."""
+    probe = pytest.importorskip("canitoolcall.probe")
+    from scripted import TEMPLATES, Scripted, load_with
+
+    thought = "Hm.\n</think>\n\n" if template == "thinking" else ""
+
+    def says(prompt: str) -> str:
+        if prompt.endswith("<tool_call>\n"):  # a call that is forced begins in the prompt
+            assert "Lisbon" in prompt
+            return _called(("get_weather", {"city": "Lisbon"})).removeprefix("<tool_call>\n")
+        [found] = [said for words, said in SCENES.items() if words in prompt]
+        return thought + found
+
+    with (
+        load_with(TEMPLATES[template], tmp_path, 4096) as model,
+        serving_here({"m": Scripted(model, says)}) as at,
+    ):
+        report = probe.probe(f"{at}/v1", "m")
+    assert report.summary() == {"pass": 27, "fail": 0, "error": 0, "skip": 0}, report.render_text()
+    assert not any(outcome.warnings for outcome in report.outcomes), report.render_text()

@@ -20,6 +20,7 @@ pytest.importorskip("prometheus_client")
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 LONG = {"model": "story", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 400, "ignore_eos": True}
 
@@ -54,8 +55,13 @@ SMUGGLED = {
 
 
 @pytest.mark.ci  # 8 s
-def test_a_server_and_its_end() -> None:
-    with serving("--grace", "60") as (process, port), contextlib.ExitStack() as opened:
+def test_a_server_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "notify"))
+    listener.settimeout(60)
+    with listener, serving("--grace", "60") as (process, port), contextlib.ExitStack() as opened:
+        assert listener.recv(100) == b"READY=1"
         for name, rest in SMUGGLED.items():
             got = _raw(port, b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n" + rest)
             assert got == b"" or got.startswith(b"HTTP/1.1 4"), name
@@ -73,6 +79,7 @@ def test_a_server_and_its_end() -> None:
             assert len(alone) - len("".join(texts)) < 12  # the first line's
         process.wait(timeout=60)
         assert process.returncode == 0
+        assert listener.recv(100) == b"STOPPING=1"
         assert process.stderr is not None
         process.stderr.seek(0)
         logged = [json.loads(line) for line in process.stderr.read().splitlines()]

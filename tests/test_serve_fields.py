@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.tools.server.errors import RequestError
-from miaotui.tools.server.fields import Field, array, expected, parse_json, read, read_fields
+from miaotui.tools.server.fields import Field, array, expected, read, read_fields
+from miaotui.tools.server.parsing import parse_json
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -219,6 +219,7 @@ def test_keys_and_names(model: miaotui.Model, tmp_path: Path) -> None:
     for headers in ({"authorization": "Bearer second-key-of-ours"}, {"x-api-key": "first-key-of-ours"}):
         assert client.post(COMPLETIONS, SHORT, headers).status == 200
     assert client.get("/health").status == 200
+    assert client.get("/health", {"host": "10.0.0.7:8000"}).status == 200  # as an orchestrator asks
     assert client.get("/metrics").status == 401
     known = {"authorization": "Bearer first-key-of-ours"}
     for host in ("evil.example", "localhost.evil.example", "", "[::2]:80"):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendError, InputError
 from ..model import Model, load
-from .evaluate.scoring import likelihoods
 from .perplexity import check_predicts
 
 try:
+    import lm_eval.models  # noqa: F401 - the harness looks for its own models only where none is registered
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -129,9 +129,13 @@ class MiaotuiLM(TemplateLM):  # type: ignore[misc]  # the harness is not importe
         return out
 
     def _likelihoods(self, context: list[int], asked: list[list[int]]) -> list[tuple[float, bool]]:
-        """As `likelihoods`; a continuation without a token is certain."""
-        real = iter(likelihoods(self.model, context, [ids for ids in asked if ids]))
-        return [next(real) if ids else (0.0, True) for ids in asked]
+        """log p of each continuation, and whether greedy decoding writes it; one without a token is certain.
+
+        The sum is Python's own, as the harness sums what servers tell: the same number through a server.
+        """
+        scores = iter(self.model.score(list(context), [ids for ids in asked if ids]))
+        told = (next(scores) if ids else None for ids in asked)
+        return [(0.0, True) if score is None else (float(sum(score.logprobs)), score.greedy) for score in told]
 
     def _cut(self, context: list[int], after: list[int]) -> tuple[list[int], list[int]]:
         """Both without what does not fit, at the left; the last id is predicted, and not read."""

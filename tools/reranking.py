@@ -37,8 +37,13 @@ _DOCUMENT, _QUERY = ("document", "passage", "corpus"), "query"
 class Ranker(Protocol):
     """Scores documents by one model."""
 
-    def scores(self, query: str, documents: Sequence[str], adapter: str | None = None) -> tuple[list[float], int]:
-        """A score for each, more is better, and how many tokens were read. Errors: `InputError`."""
+    def scores(
+        self, query: str, documents: Sequence[str], adapter: str | None = None, salt: str | None = None
+    ) -> tuple[list[float], int]:
+        """A score for each, more is better, and how many tokens were read; `salt`: `cache_salt` of `Model.score`.
+
+        Errors: `InputError`.
+        """
 
 
 def ranker_of(model: Model) -> Ranker:
@@ -72,7 +77,13 @@ class _Crossed:
         n = model.n_context
         self._cutting = Cutting(min(model.tokenizer.max_tokens or n, n), side=model.tokenizer.cut_side)
 
-    def scores(self, query: str, documents: Sequence[str], adapter: str | None = None) -> tuple[list[float], int]:
+    def scores(
+        self,
+        query: str,
+        documents: Sequence[str],
+        adapter: str | None = None,
+        salt: str | None = None,  # noqa: ARG002 - it leaves nothing in the cache that others may have
+    ) -> tuple[list[float], int]:
         number = self._model.adapter_number(adapter, "rerank")
         pairs = [(query, document) for document in documents]
         made = self._model.pairs.of(pairs, max_tokens=self._cutting.max_tokens, adapter=number)
@@ -95,7 +106,13 @@ class _Alike:
         self._query = _QUERY if _QUERY in how.prompts else None
         self._document = next((name for name in _DOCUMENT if name in how.prompts), None)
 
-    def scores(self, query: str, documents: Sequence[str], adapter: str | None = None) -> tuple[list[float], int]:
+    def scores(
+        self,
+        query: str,
+        documents: Sequence[str],
+        adapter: str | None = None,
+        salt: str | None = None,  # noqa: ARG002 - it leaves nothing in the cache that others may have
+    ) -> tuple[list[float], int]:
         number, vectors = self._model.adapter_number(adapter, "rerank"), self._vectors
         asked = [vectors.framed(query, self._query)]
         read = [vectors.framed(document, self._document) for document in documents]
@@ -108,12 +125,14 @@ class _Likely:
     def __init__(self, model: Model) -> None:
         self._model, self._prompting = model, Prompting(model)
 
-    def scores(self, query: str, documents: Sequence[str], adapter: str | None = None) -> tuple[list[float], int]:
+    def scores(
+        self, query: str, documents: Sequence[str], adapter: str | None = None, salt: str | None = None
+    ) -> tuple[list[float], int]:
         control, made, n = self._prompting.control, list[float](), 0
         for document in documents:
             ids, before = self._prompting.prompt(f"Passage: {document}\nPlease write a question based on this passage.")
             asked = control.encode(control.marked(f"{before}{query}"))
-            [score] = self._model.score(ids, [asked], adapter=adapter)
+            [score] = self._model.score(ids, [asked], adapter=adapter, cache_salt=salt)
             made.append(exp_of(score.mean))
             n += len(ids) + len(asked)
         return made, n

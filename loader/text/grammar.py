@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import BackendError, InputError, shown
 from ...once import once
+from .bounds import check_grammar, check_regex
 from .schema import Schema, schema_of
 from .token_bytes import TokenBytes, token_bytes
 from .trie import one
@@ -45,6 +46,7 @@ class _Matcher(Protocol):
     def rollback(self, num_tokens: int) -> bool: ...
     def is_error(self) -> bool: ...
     def get_error(self) -> str: ...
+    def deep_copy(self) -> _Matcher: ...
 
 
 class _Vocabulary:
@@ -122,6 +124,7 @@ class Grammars:
             msg = f"{name}={shown(value)}: expected a text of at least one character"
             raise InputError(msg)
         else:
+            (check_regex if name == "regex" else check_grammar)(value)
             schema, text = None, self._of_text(name, value)
         wrong, messages = self._library.LLMatcher.validate_grammar_with_warnings(text, self._after)
         if wrong:
@@ -180,6 +183,18 @@ class Grammar:
         """That of the model which it was made for."""
         return self._grammars.tokenizer
 
+    @once
+    def _after(self) -> _Matcher:
+        return self._grammars.matcher(self, first=False)
+
+    @once
+    def _at_first(self) -> _Matcher:
+        return self._grammars.matcher(self, first=True)
+
+    def matcher(self, *, first: bool) -> _Matcher:
+        """At the beginning, the caller's own; `first`: for the masks of a text's first token alone."""
+        return (self._at_first if first else self._after).deep_copy()
+
     def begin(self, before: Sequence[int], n_vocab: int) -> _Walk:
         """An answer's way, after these ids. Errors: `InputError`: made for another vocabulary."""
         if n_vocab != self._grammars.n_vocab:
@@ -193,8 +208,8 @@ class _Walk:
 
     def __init__(self, grammar: Grammar, grammars: Grammars, *, begun: bool) -> None:
         self._grammar, self._grammars = grammar, grammars
-        self._matcher = grammars.matcher(grammar, first=False)
-        self._head = None if begun else grammars.matcher(grammar, first=True)
+        self._matcher = grammar.matcher(first=False)
+        self._head = None if begun else grammar.matcher(first=True)
         self._walked: list[int] = []
         words, end = grammars.vocabulary.words, grammars.vocabulary.eos_token_id
         self._all = np.zeros(end // _WORD + 1, np.uint32)
@@ -231,7 +246,7 @@ class _Walk:
                 made.append((whole[: mask.size], self._filled(whole)))
                 mask = made[-1][0]
         except InputError:  # it gave up on what perhaps never comes
-            self._matcher = self._grammars.matcher(self._grammar, first=False)
+            self._matcher = self._grammar.matcher(first=False)
             self._matcher.consume_tokens(self._walked)
             n = 0
         finally:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError, InputError, shown
 from ..expressions import takes_long
+from .bounds import check_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,6 +116,7 @@ def schema_of(value: object) -> Schema:
         msg = f"schema: {e}; expected what JSON can spell: dicts with texts for keys, lists, texts, numbers"
         raise InputError(msg) from None
     closed, slow, sizes = True, False, dict[str, int]()
+    check_schema(plain)
     for path, schema in _walk(plain, "#", 0):
         _check(path, schema, plain)
         if _written_out(schema, plain, sizes) > _WRITTEN_OUT:

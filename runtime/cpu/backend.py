@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..drawing import DRAW, scratch_slots
+from ..drawing import DRAW, PHASES, scratch_slots
 from ..memory import zeroed
 from ..ops import SLOTS
 from ..recorder.record import record
 from ..session import Session
 from . import link
-from .draw import draw_line
+from .draw import draw_lines
 from .environment import debugging
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class CpuBackend:
         lines = np.zeros((0, SLOTS), np.int64)
         if program.draw_at is not None:
             x, slots = program.output, scratch_slots(program.threads, program.n_logits)
-            lines = draw_line(addresses[DRAW], x.offset, x.width, program.draw_at, slots)
+            lines = draw_lines(addresses[DRAW], x.offset, x.width, program.draw_at, slots)
         self.code = np.concatenate([rows for part in parts for rows in (program.encode(address, part), lines)])
         self._lines = [ins for part in parts for ins in (*part, *[None] * len(lines))]  # each part ends with the draws
         self._first_early = len(program.code) + len(lines)
@@ -84,7 +84,7 @@ class CpuBackend:
         self._step(batch, (part.start, len(part)))
 
     def _with_draws(self, batch: Batch, own: range) -> range:
-        return range(own.start, own.stop + 1) if batch.n_draws and self._draws else own
+        return range(own.start, own.stop + len(PHASES)) if batch.n_draws and self._draws else own
 
     def _step(self, batch: Batch, span: tuple[int, int]) -> None:
         if batch is not self._batch:

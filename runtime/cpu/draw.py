@@ -1,4 +1,4 @@
-"""The instruction that ends a pass in which ids are drawn (`kernels/draw.py`). It is no op of the model's."""
+"""The instructions that end a pass in which ids are drawn (`kernels/draw.py`). They are no ops of the model's."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ from ..drawing import (
     D_SOURCE,
     D_SURPRISES,
     I_N,
+    I_PHASE,
     I_SCRATCH,
     I_SIZE,
     I_SLOTS,
     I_X,
+    PHASES,
     slot_bytes,
 )
 from ..ops import SLOTS
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
     from ..step import Batch
 
-__all__ = ["draw_line", "draw_regions"]
+__all__ = ["draw_lines", "draw_regions"]
 
 
 #: Arrays of a row, of int64 or float64: name, where their address stands, and their number.
@@ -55,16 +57,17 @@ _LISTS = (
 )  # fmt: skip
 
 
-def draw_line(address: int, x: int, n: int, scratch: int, slots: int) -> NDArray[np.int64]:
-    """int64 [1, SLOTS], to stand after a program's own; `address`: the kernel's; `x`, `scratch`: in the arena."""
-    line = np.zeros((1, SLOTS), np.int64)
-    line[0, :3] = address, 1, 1  # every thread waits for the logits
-    line[0, [I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS]] = x, n, scratch, slot_bytes(n), slots
-    return line
+def draw_lines(address: int, x: int, n: int, scratch: int, slots: int) -> NDArray[np.int64]:
+    """int64 [3, SLOTS], to stand after a program's own; `address`: the kernel's; `x`, `scratch`: in the arena."""
+    lines = np.zeros((len(PHASES), SLOTS), np.int64)
+    lines[:, :3] = address, 1, 1  # every thread waits for the logits, and for what others leave of a row
+    lines[:, [I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS]] = x, n, scratch, slot_bytes(n), slots
+    lines[:, I_PHASE] = PHASES
+    return lines
 
 
 def draw_regions(batch: Batch, line: NDArray[np.int64], base: int) -> Iterator[tuple[str, int, int]]:
-    """What the instruction may touch (`bounds.py`), besides itself and the step's own words: name, first byte, end."""
+    """What an instruction may touch (`bounds.py`), besides itself and the step's own words: name, first byte, end."""
     x, n, scratch, size, slots = (int(line[slot]) for slot in (I_X, I_N, I_SCRATCH, I_SIZE, I_SLOTS))
     yield "logits", base + x, base + x + 4 * n * batch.n_logits
     yield "scratch", base + scratch, base + scratch + size * slots

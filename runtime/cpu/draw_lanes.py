@@ -109,11 +109,18 @@ def weigh_many(b, x, largest, floor, temperature, unit, out):
     return ir_weigh(b, b.load(ptr(b, x, SCORES), align=4), None, largest, floor, temperature, unit, out)
 
 
+def ir_depth(b: Builder, v: Value, largest: Value, scale: Value) -> tuple[Value, Value]:
+    """How many levels below the largest score, and lanes where that is above the last level."""
+    count = v.type.count
+    depth = b.fmul(b.fsub(ir_splat(b, largest, count), v), ir_splat(b, scale, count))
+    return depth, b.fcmp_ordered("<", depth, alike(v.type, float(LEVELS - 1)))
+
+
 def ir_level(b: Builder, v: Value, largest: Value, scale: Value) -> Value:
     """int32 lanes: from 0 for the largest to LEVELS - 1; of two scores the lower has no lower level."""
-    depth = b.fmul(b.fsub(ir_splat(b, largest), v), ir_splat(b, scale))
-    deepest = const(V, [float(LEVELS - 1)] * N)
-    return b.fptosi(b.select(b.fcmp_ordered("<", depth, deepest), depth, deepest), VI)
+    depth, above = ir_depth(b, v, largest, scale)
+    deepest = alike(v.type, float(LEVELS - 1))
+    return b.fptosi(b.select(above, depth, deepest), ir.VectorType(I32, v.type.count))
 
 
 @op(void, i64, i64, f32, f32, i64)
@@ -124,12 +131,37 @@ def store_levels(b, x, n, largest, scale, out):
     b.store(low, ptr(b, out, VI), align=4)
 
 
+@op(i64, i64, f32, f32)
+def above_last_many(b, x, largest, scale):
+    """Mask of scores at x, MANY, that are above the last level."""
+    return _bits(b, ir_depth(b, b.load(ptr(b, x, SCORES), align=4), largest, scale)[1])
+
+
+@op(i64, i64, i64, f32, f32)
+def above_last(b, x, n, largest, scale):
+    """As `above_last_many`, of sixteen."""
+    here = ir_below(b, n)
+    return _bits(b, b.and_(here, ir_depth(b, ir_load(b, x, mask=here), largest, scale)[1]))
+
+
+def ir_on_level(b: Builder, v: Value, here: Value | None, largest: Value, scale: Value, level: Value) -> Value:
+    """Mask of scores that have this level."""
+    v = ir_level(b, v, largest, scale)
+    chosen = b.icmp_signed("==", v, ir_splat(b, b.trunc(level, I32), v.type.count))
+    return _bits(b, chosen if here is None else b.and_(here, chosen))
+
+
 @op(i64, i64, i64, f32, f32, i64)
 def on_level(b, x, n, largest, scale, level):
     """Mask of scores at x that have this level."""
     here = ir_below(b, n)
-    v = ir_level(b, ir_load(b, x, mask=here), largest, scale)
-    return _bits(b, b.and_(here, b.icmp_signed("==", v, ir_splat(b, b.trunc(level, I32)))))
+    return ir_on_level(b, ir_load(b, x, mask=here), here, largest, scale, level)
+
+
+@op(i64, i64, f32, f32, i64)
+def on_level_many(b, x, largest, scale, level):
+    """As `on_level`, of MANY."""
+    return ir_on_level(b, b.load(ptr(b, x, SCORES), align=4), None, largest, scale, level)
 
 
 def ir_weight_above(b: Builder, w: Value, v: Value, here: Value | None, bound: Value, least: Value) -> Value:

@@ -168,7 +168,7 @@ class Speculation:
 class Begun(NamedTuple):
     """An answer that begins: what an encoder reads, how it is drawn, and its number among several.
 
-    `before`: what the encoder reads, where its ids are the decoder's too. `adapter`: the name of the text's.
+    `before`: what the encoder reads, where its ids are the decoder's too. `adapter`, `salt`: the text's.
     """
 
     source: Sequence[int] | None
@@ -176,6 +176,7 @@ class Begun(NamedTuple):
     sampling: SamplingParams
     number: int
     adapter: str | None = None
+    salt: str = ""
 
 
 class Drafting:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...handlers import raised_in_handler
 from ..drawing import D_POSITION
+from ..processors import ends_one_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -79,7 +80,7 @@ class Want:
         self.n_reused = 0  # ids that lay in the cache for another text
         self.at = 0.0  # when its logits were there, of `time.perf_counter`
         self._result: Any = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     @property
     def n_missing(self) -> int:
@@ -100,11 +101,13 @@ class Want:
         return self.draws[: 1 + self.n_checked]
 
     def fulfil(self, row: int) -> None:
-        """Take what is wanted of the rows from this one on. Errors: what is no `Exception` (Ctrl-C) passes through."""
+        """Take what is wanted of the rows from this one on. Errors: Ctrl-C, and what a handler raises, pass through."""
         self.at = time.perf_counter()
         try:
             self._result = self.take(row) if self.check is None else self.check(row, self.drafted[: self.n_checked])
-        except Exception as e:  # noqa: BLE001 - it is his who waits for it
+        except BaseException as e:  # it is his who waits for it
+            if not ends_one_text(e):
+                raise
             raised_in_handler(e)
             self._error = e
         self._ends()
@@ -189,7 +192,9 @@ class Run(Want):
         self.at = time.perf_counter()
         try:
             self._text.append(self._draw(row, len(self._text)))
-        except Exception as e:  # noqa: BLE001 - it is his who waits for it
+        except BaseException as e:  # it is his who waits for it
+            if not ends_one_text(e):
+                raise
             raised_in_handler(e)
             self._error = e
             self._ends()

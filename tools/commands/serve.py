@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import BackendError, InputError
+from ...errors import BackendError, InputError, MemoryLimitError
+from ...machine import left_in_groups
 from .. import demo
 from .arguments import add_draft, add_limits, add_prune, add_quantize, config_of, given_model, given_path, load_model
 
@@ -24,6 +25,8 @@ __all__ = ["add_arguments", "main"]
 _NAME = re.compile(r"[\w.:-]+(/[\w.:-]+)?")
 #: Texts of the longest length that the cache holds at once, where --cache-tokens is not given.
 TEXTS = 8
+#: Bytes of a control group's limit that no model may take: for tokenizers, requests and answers.
+SPARE = 128 << 20
 #: What answers without --model, by the names that requests have for them.
 INCLUDED = ("chat", "story")
 
@@ -70,6 +73,13 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         "--api-keys", type=given_path, metavar="FILE", help="answer only requests with a key of this file, one a line"
     )
     group.add_argument(
+        "--reuse",
+        choices=("shared", "per-key"),
+        default="shared",
+        help="whose texts may reuse what is in the cache where they begin alike: everybody's, or those of the same "
+        "key, so that no answer's time tells of others' texts (default: %(default)s)",
+    )
+    group.add_argument(
         "--allowed-host",
         action="append",
         metavar="NAME",
@@ -91,10 +101,10 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     for name, kind, default, text in (
         ("--max-requests", int, 256, "requests that are answered at once, and wait; more get status 429"),
         ("--max-tokens-in-flight", int, 1 << 20, "tokens that their prompts and answers may have together"),
-        ("--request-timeout", float, 600.0, "seconds that an answer may take"),
-        ("--grace", float, 20.0, "seconds that running answers may take after SIGTERM"),
+        ("--request-timeout", float, 600, "seconds that an answer may take"),
+        ("--grace", float, 20, "seconds that running answers may take after SIGTERM"),
     ):
-        group.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: %(default)s)")
+        group.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")
     group.add_argument("--log-texts", action="store_true", help="write prompts and answers into the access log too")
 
 
@@ -178,7 +188,10 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise InputError(msg)
     hosts = tuple(args.allowed_host or ()) or (LOOPBACK if args.host in LOOPBACK else ())
     given = {name: getattr(args, name) for name in names}
-    return Settings(**given, temperature=temperature, hosts=hosts, log_texts=args.log_texts)
+    if args.reuse == "per-key" and args.api_keys is None:
+        msg = "--reuse per-key: there are no keys; give them with --api-keys FILE"
+        raise InputError(msg)
+    return Settings(**given, reuse=args.reuse, temperature=temperature, hosts=hosts, log_texts=args.log_texts)
 
 
 def _served(args: argparse.Namespace, opened: ExitStack) -> Served:
@@ -202,14 +215,20 @@ def _served(args: argparse.Namespace, opened: ExitStack) -> Served:
     if args.tuned is not None and len(wanted) > 1:
         msg = "--profile: a profile is of one model; serve one, or leave it out"
         raise InputError(msg)
-    models = {}
+    models: dict[str, Model] = {}
+    left = left_in_groups() if args.memory_limit is None and args.device == "cpu" else None
     for name, path in wanted:
         of_it = [(n, adapter) for n, adapter, of in adapters if of == name]
-        models[name] = opened.enter_context(_loaded(args, path, of_it))
+        taken = sum(model.memory["allocated"] for model in models.values())
+        models[name] = opened.enter_context(_loaded(args, path, of_it, None if left is None else left - taken))
     return Served(models, {name: (of, name) for name, _, of in adapters}, args.tool_calls)
 
 
-def _loaded(args: argparse.Namespace, path: str, adapters: list[tuple[str, str]]) -> Model:
+def _loaded(args: argparse.Namespace, path: str, adapters: list[tuple[str, str]], left: int | None) -> Model:
+    """The model, within --memory-limit, or else within what a control group leaves (`left`).
+
+    Pages of the cache are taken when texts come: without this check the kernel would kill the server then.
+    """
     own = argparse.Namespace(**{**vars(args), "model": path, "revision": None, "adapter": None, "adapters": adapters})
     if own.cache_tokens is None and own.device == "cpu":
         config = config_of(own)
@@ -217,4 +236,15 @@ def _loaded(args: argparse.Namespace, path: str, adapters: list[tuple[str, str]]
             from ...limits import DEFAULT_CONTEXT  # noqa: PLC0415 - help must not wait for it
 
             own.cache_tokens = TEXTS * (own.max_context or min(config.n_context, DEFAULT_CONTEXT))
-    return load_model(own)
+    if left is None:
+        return load_model(own)
+    own.memory_limit = max(1, left - SPARE)
+    try:
+        return load_model(own)
+    except MemoryLimitError as e:
+        less = "" if own.cache_tokens is None else f"; so does a smaller cache_tokens (now {own.cache_tokens:,})"
+        there = f"the {own.memory_limit:,} that this process's control group leaves"
+        said = re.sub(r"memory_limit=[\d,]+", there, str(e))
+        kept = f"{SPARE >> 20} MiB of the group's limit are kept for requests, unless --memory-limit is given"
+        msg = f"{said}{less}; {kept}"
+        raise MemoryLimitError(msg) from e

@@ -59,8 +59,15 @@ class Reading:
 class Reader(Protocol):
     """Reads questions by one model."""
 
-    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
-        """How likely its options are. `gone`: set when nobody waits for it any more.
+    def read(
+        self,
+        state: str,
+        question: Question,
+        adapter: str | None = None,
+        gone: Event | None = None,
+        salt: str | None = None,
+    ) -> Reading:
+        """How likely its options are. `gone`: set when nobody waits for it any more; `salt`: `cache_salt` of `score`.
 
         Errors: `InputError` where the question has no answer by this model, or does not fit its context.
         """
@@ -109,16 +116,23 @@ class _Lettered(Prompting):
             raise ConfigError(msg)
         return tokens
 
-    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
+    def read(
+        self,
+        state: str,
+        question: Question,
+        adapter: str | None = None,
+        gone: Event | None = None,
+        salt: str | None = None,
+    ) -> Reading:
         labels, tokens, n = self._said.labels[question.kind], self._tokens[question.kind], len(question.options)
         if n > len(tokens):
-            return self._without.read(state, question, adapter, gone)
+            return self._without.read(state, question, adapter, gone, salt)
         order = list(range(n))
         if question.kind == "noul":
             order = [question.options.index(side) for side in self._said.noul_options]
         labels = labels[:n]
         ids, _ = self.prompt(prompts.lettered(state, question, labels, order))
-        made = self.model.score(ids, [[token] for token in tokens[:n]], adapter=adapter)
+        made = self.model.score(ids, [[token] for token in tokens[:n]], adapter=adapter, cache_salt=salt)
         likely = dict(zip(order, [each.sum for each in made], strict=True))
         p = probabilities([likely[i] for i in range(n)], self._said.temperature[question.kind])
         return Reading(p, len(ids), made[0].n_reused)
@@ -128,14 +142,25 @@ class _Written(Prompting):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
 
-    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
+    def read(
+        self,
+        state: str,
+        question: Question,
+        adapter: str | None = None,
+        gone: Event | None = None,
+        salt: str | None = None,
+    ) -> Reading:
         ids, before = self.prompt(prompts.asked(state, question))
         texts = prompts.written(question)
         options = [self.control.encode(self.control.marked(f"{before}{text}")) for text in texts]
         if not all(ids and text.strip() for ids, text in zip(options, texts, strict=True)):
             msg = "criteria: an option is empty; expected texts"
             raise InputError(msg)
-        made = [each for some in _some(options, gone) for each in self.model.score(ids, some, adapter=adapter)]
+        made = [
+            each
+            for some in _some(options, gone)
+            for each in self.model.score(ids, some, adapter=adapter, cache_salt=salt)
+        ]
         told = question.kind == "score" or (question.kind == "choice" and any(question.descriptions))
         p = probabilities([each.mean if told else each.sum for each in made])
         return Reading(p, len(ids) + sum(map(len, options)), made[0].n_reused)
@@ -153,7 +178,14 @@ class _Judged:
             msg += "called entailment: name a model that writes text, a reranker or an NLI model"
             raise InputError(msg)
 
-    def read(self, state: str, question: Question, adapter: str | None = None, gone: Event | None = None) -> Reading:
+    def read(
+        self,
+        state: str,
+        question: Question,
+        adapter: str | None = None,
+        gone: Event | None = None,
+        salt: str | None = None,  # noqa: ARG002 - a head leaves nothing in the cache
+    ) -> Reading:
         if not state.strip():
             msg = "state: is empty; this model compares it with each option"
             raise InputError(msg)

@@ -26,6 +26,7 @@ class Ticket:
     def __init__(self, admission: Admission) -> None:
         """Made by `Admission.enter`."""
         self._admission, self.n_tokens = admission, 0
+        self.salt: str | None = None  # texts of others than its key's are not reused
         self.cut: str | None = None  # why it was ended before its time
         self.timeout = asyncio.timeout(None)
 

@@ -103,6 +103,13 @@ class Ask:
         """Whether all answers to one prompt are the same."""
         return not self.parameters.get("temperature") and not self.parameters.get("do_sample")
 
+    def salted(self, salt: str | None) -> Ask:
+        """The same, for a key whose texts reuse nothing of others'; its own salts tell them apart further."""
+        if salt is None:
+            return self
+        own = self.parameters.get("cache_salt")
+        return replace(self, parameters={**self.parameters, "cache_salt": salt if own is None else f"{salt} {own}"})
+
     @property
     def n_tokens(self) -> int:
         """Tokens of prompts and answers, at most."""

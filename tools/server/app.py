@@ -71,7 +71,16 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
     ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
     errors = {wire.path: wire.error for wire in WIRES}
-    guard = Guard(inside, settings.hosts, keys, (*health.OPEN, *page.OPEN), errors)
+    guard = Guard(
+        inside,
+        settings.hosts,
+        keys,
+        (*health.OPEN, *page.OPEN),
+        health.OPEN,
+        errors,
+        settings.max_headers,
+        settings.reuse == "per-key",
+    )
     return AccessLog(guard, texts=settings.log_texts), state
 
 

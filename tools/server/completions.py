@@ -13,7 +13,7 @@ from .answers import Ask, Prompt
 from .errors import RequestError
 from .events import Event
 from .fields import Field, Schema, array
-from .generating import MODEL, OWN, SAMPLING, STREAM, TEXT, compiled, parameters_of
+from .generating import MODEL, OWN, SAMPLING, STREAM, TEXT, check_answers, check_length, compiled, parameters_of
 from .told import finish_seed, legacy_logprobs, usage_of
 from .wires import Wire
 
@@ -80,11 +80,13 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     if "suffix" in given:
         prompts = (_infilled(model, given["prompt"], given["suffix"], parameters),)
     else:
-        prompts = tuple(_prompt(model, each, echo=echo) for each in _listed(given["prompt"]))
+        listed = _listed(given["prompt"])
+        check_answers(n * len(listed), state.settings)
+        prompts = tuple(_prompt(model, each, parameters, echo=echo) for each in listed)
     return Ask(
         entry,
         prompts,
-        compiled(model, parameters),
+        compiled(model, parameters, prompts[0].ids),
         n=n,
         stream=stream,
         include_usage=given.get("stream_options", {}).get("include_usage", False),
@@ -96,8 +98,9 @@ def _listed(prompt: Any) -> list[str | list[int]]:  # noqa: ANN401 - JSON, check
     return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
 
 
-def _prompt(model: Model, prompt: str | list[int], *, echo: bool) -> Prompt:
-    """Ids, and the text where it is shown."""
+def _prompt(model: Model, prompt: str | list[int], parameters: GenerateKwargs, *, echo: bool) -> Prompt:
+    """Ids, and the text where it is shown. Errors: `RequestError` for a text that cannot fit, before it is read."""
+    check_length(model, len(prompt), parameters, "prompt", ids=not isinstance(prompt, str))
     if isinstance(prompt, str):
         return Prompt(model.tokenizer.encode(prompt), prompt)
     return Prompt(

@@ -7,7 +7,6 @@ this is what all three do with it.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 from ...runtime.constraints import CONSTRAINTS
 from .answers import Ask, Delta, Prompt
 from .errors import RequestError
-from .generating import compiled
+from .generating import check_length, compiled
+from .parsing import parse_object
 from .tool_calls import (
     PLAIN,
     Call,
@@ -116,6 +116,8 @@ def ask_of(entry: Entry, conversation: Conversation, parameters: GenerateKwargs,
     model = entry.model
     made: dict[str, Any] = dict(parameters)
     constraint = next((name for name in CONSTRAINTS if made.get(name) is not None), None)
+    length = sum(len(text) for message in conversation.messages for text in _texts(message))
+    check_length(model, length, made, conversation.names.get("prompt", "messages"))
     said = _said(entry, conversation, constraint)
     if said.held is not None:
         made["grammar"] = said.held.grammar
@@ -134,7 +136,15 @@ def ask_of(entry: Entry, conversation: Conversation, parameters: GenerateKwargs,
         return readings[-1]
 
     more["more"] = {**more.get("more", {}), _READINGS: readings}
-    return Ask(entry, (Prompt(said.ids),), compiled(model, cast("GenerateKwargs", made)), reader=reader, **more)
+    return Ask(
+        entry, (Prompt(said.ids),), compiled(model, cast("GenerateKwargs", made), said.ids), reader=reader, **more
+    )
+
+
+def _texts(message: Mapping[str, Any]) -> list[str]:
+    """What a message says."""
+    content = message.get("content")
+    return [content] if isinstance(content, str) else [part["text"] for part in content or ()]
 
 
 def thoughts_of(ask: Ask) -> int:
@@ -226,11 +236,8 @@ def _readable(message: Mapping[str, Any], number: int) -> dict[str, Any]:
     for i, call in enumerate(made.get("tool_calls") or ()):
         function = dict(call["function"])
         where = f"messages[{number}].tool_calls[{i}].function.arguments"
-        try:
-            function["arguments"] = json.loads(function["arguments"]) if function["arguments"] else {}
-        except ValueError:
-            function["arguments"] = None
-        if not isinstance(function["arguments"], dict):
+        function["arguments"] = parse_object(function["arguments"]) if function["arguments"] else {}
+        if function["arguments"] is None:
             msg = f"{where}: expected the JSON text of an object"
             raise RequestError(msg, param=where, code="invalid_value")
         calls.append({**call, "function": function})

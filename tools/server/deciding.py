@@ -37,7 +37,8 @@ async def decided(
     gone = Event()
     try:
         return [
-            await state.compute(partial(reader.read, said, question, entry.adapter, gone)) for question in questions
+            await state.compute(partial(reader.read, said, question, entry.adapter, gone, ticket.salt))
+            for question in questions
         ]
     finally:
         gone.set()

@@ -1,7 +1,8 @@
 """A JSON body by a table of typed fields: the table checks it, and the OpenAPI document is made of the same table.
 
 A field's type is a piece of JSON Schema, of the words that `read` knows: type, enum, minimum, maximum,
-exclusiveMinimum, minLength, maxLength, items, minItems, maxItems, properties, required, additionalProperties, anyOf.
+exclusiveMinimum, minLength, maxLength, items, minItems, maxItems, properties, required, additionalProperties,
+maxProperties, anyOf.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
 from .errors import RequestError
@@ -18,7 +19,9 @@ from .errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["Field", "Schema", "array", "names_of", "optional_of", "parse_json", "read", "read_fields"]
+__all__ = [
+    "Field", "Schema", "array", "expected", "key_of", "kind_of", "names_of", "optional_of", "read", "read_fields",
+]  # fmt: skip
 
 Schema = dict[str, Any]
 
@@ -61,38 +64,14 @@ def optional_of(fields: Iterable[Field], given: Mapping[str, Any]) -> dict[str, 
     return {field.to: given[field.name] for field in fields if field.to is not None and field.name in given}
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
-    """A body as an object. Errors: `RequestError`."""
-    try:
-        body = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as e:
-        msg = f"the body is not UTF-8 at byte {e.start}; send JSON"
-        raise RequestError(msg, code="invalid_json") from None
-    except RecursionError:
-        msg = "the body is nested too deep"
-        raise RequestError(msg, code="invalid_json") from None
-    except ValueError as e:
-        msg = f"the body is not JSON: {str(e)[:200]}"
-        raise RequestError(msg, code="invalid_json") from None
-    if not isinstance(body, dict):
-        msg = f"the body is {_kind_of(body)}, expected a JSON object"
-        raise RequestError(msg, code="invalid_json")
-    return body
-
-
-def _no_constant(name: str) -> NoReturn:
-    msg = f"{name} is no JSON number"
-    raise ValueError(msg)
-
-
 def read_fields(fields: Sequence[Field], body: Mapping[str, Any]) -> dict[str, Any]:
     """What was given, checked, without what is null. Errors: `RequestError`, which names the field."""
     known = {field.name: field for field in fields}
     for name in body:
         if name not in known:
             near = get_close_matches(name, known, 1)
-            msg = f"{_key(name)}: there is no such field" + (f"; did you mean {near[0]}?" if near else "")
-            raise RequestError(msg, param=_key(name), code="unknown_parameter")
+            msg = f"{key_of(name)}: there is no such field" + (f"; did you mean {near[0]}?" if near else "")
+            raise RequestError(msg, param=key_of(name), code="unknown_parameter")
     given = {}
     for name, field in known.items():
         value = body.get(name)
@@ -191,9 +170,12 @@ def _array(value: list[Any], schema: Schema, where: str) -> list[Any]:
 
 def _object(value: dict[str, Any], schema: Schema, where: str) -> dict[str, Any]:
     properties, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+    if len(value) > schema.get("maxProperties", _WHOLE):
+        msg = f"{where}: an object of {len(value)} found, expected {expected(schema)}"
+        raise RequestError(msg, param=where, code="invalid_value")
     made = {}
     for name, item in value.items():
-        inside = f"{where}.{_key(name)}"
+        inside = f"{where}.{key_of(name)}"
         if name not in properties and others is False:
             msg = f"{inside}: there is no such field; known are {', '.join(properties)}"
             raise RequestError(msg, param=inside, code="unknown_parameter")
@@ -232,12 +214,13 @@ def _check_any(value: object, where: str) -> None:
                 left.append((each, f"{at}.{name}"))
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """A name from outside, as a message may show it."""
     return name if name.isascii() and name.isprintable() and len(name) <= 80 else shown(name, 80)  # noqa: PLR2004 - a line
 
 
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
+    """In words."""
     return next((_AN[kind] for kind in _KINDS if _is(value, kind)), "something else")
 
 
@@ -261,13 +244,15 @@ def expected(schema: Schema) -> str:
     words: str = _AN[kind]
     if kind == "array":
         words += f" (of {expected(schema['items'])})" if schema.get("items") else ""
-    return words + _bounds(schema, {"string": " characters", "array": " items"}.get(kind, ""))
+    return words + _bounds(schema, {"string": " characters", "array": " items", "object": " keys"}.get(kind, ""))
 
 
 def _bounds(schema: Schema, unit: str) -> str:
     """Of a number, or of how long a text or a list may be."""
     least = schema.get("minimum", schema.get("minLength", schema.get("minItems", 0) or None))
-    most = schema.get("maximum", schema.get("maxLength", schema.get("maxItems")))
+    most = next(
+        (schema[name] for name in ("maximum", "maxLength", "maxItems", "maxProperties") if name in schema), None
+    )
     if "exclusiveMinimum" in schema:
         return f" above {schema['exclusiveMinimum']}" + ("" if most is None else f", at most {most}")
     if least is not None and most is not None:

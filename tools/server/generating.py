@@ -11,17 +11,31 @@ from .errors import RequestError
 from .fields import Field, Schema, array, optional_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ...model import Model
     from ...runtime.parameters import ConstraintKwargs, GenerateKwargs
     from .settings import Settings
 
-__all__ = ["MODEL", "OWN", "SAMPLING", "STREAM", "TEXT", "compiled", "parameters_of"]
+__all__ = [
+    "MODEL",
+    "OWN",
+    "SAMPLING",
+    "STOP",
+    "STREAM",
+    "TEXT",
+    "check_answers",
+    "check_length",
+    "compiled",
+    "parameters_of",
+]
 
 #: Seeds that are drawn: numbers that JavaScript reads exactly.
 SEEDS = 2**53
+#: Characters of a token, at most, by which a text is known to be too long: some have a hundred blanks.
+CHARACTERS = 256
 TEXT: Schema = {"type": "string"}
+STOP: Schema = {"type": "string", "minLength": 1, "maxLength": 4096}
 _FLAG: Schema = {"type": "boolean"}
 _NUMBER: Schema = {"type": "number"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -49,7 +63,7 @@ SAMPLING = (
     Field("n", {"type": "integer", "minimum": 1, "maximum": 128}, "Answers to each prompt."),
     Field(
         "stop",
-        {"anyOf": [{"type": "string", "minLength": 1}, array({"type": "string", "minLength": 1}, most=16)]},
+        {"anyOf": [STOP, array(STOP, most=16)]},
         "End before this text, or the first of several.",
         "stop",
     ),
@@ -65,7 +79,11 @@ SAMPLING = (
     Field("presence_penalty", _PENALTY, "Taken off a token that the answer has.", "presence_penalty"),
     Field(
         "logit_bias",
-        {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}},
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": 1 << 14,
+        },
         "Token ids, and what is added to their logits.",
     ),
     Field("user", TEXT, "Has no effect."),
@@ -100,11 +118,22 @@ OWN = (
     Field("suppress_tokens", _IDS, "Ids that never come.", "suppress_tokens"),
     Field("bad_words_ids", array(_IDS, most=1 << 12), "Runs of ids that never come.", "bad_words_ids"),
     Field("stop_at", {"enum": ["block"]}, "block: end where the block of code ends.", "stop_at"),
-    Field("grammar", TEXT, "The answer is a text of this grammar, Lark's notation or GBNF.", "grammar"),
-    Field("regex", TEXT, "The whole answer matches this regular expression.", "regex"),
+    Field(
+        "grammar",
+        {"type": "string", "minLength": 1},
+        "The answer is a text of this grammar, Lark's notation or GBNF.",
+        "grammar",
+    ),
+    Field("regex", {"type": "string", "minLength": 1}, "The whole answer matches this regular expression.", "regex"),
     Field("choices", array(TEXT, least=1, most=1 << 12), "The answer is one of these texts.", "choices"),
     Field("adapter", {"type": "string", "minLength": 1}, "Which of the model's adapters writes it.", "adapter"),
     Field("priority", {"type": "integer", "minimum": -(2**31), "maximum": 2**31}, "The higher goes first.", "priority"),
+    Field(
+        "cache_salt",
+        {"type": "string", "minLength": 1, "maxLength": 256},
+        "Only texts with the same salt reuse what begins alike.",
+        "cache_salt",
+    ),
     Field("draft", {"anyOf": [{"enum": [False]}, {"enum": ["ngram"]}]}, "What guesses tokens ahead.", "draft"),
     Field("overflow", {"enum": list(OVERFLOWS)}, "What becomes of a text longer than the context.", "overflow"),
 )
@@ -134,11 +163,34 @@ def _token_id(name: str) -> int:
     return int(name)
 
 
-def compiled(model: Model, parameters: GenerateKwargs) -> GenerateKwargs:
-    """With what the answer must be compiled, which may take a while. Errors: those of `Model.constraint`."""
+def check_answers(n: int, settings: Settings) -> None:
+    """Errors: `RequestError`."""
+    if n > settings.max_answers:
+        msg = f"n: {n} answers were asked for, expected at most {settings.max_answers}"
+        raise RequestError(msg, param="n", code="invalid_value")
+
+
+def check_length(model: Model, n: int, parameters: Mapping[str, Any], name: str, *, ids: bool = False) -> None:
+    """Refuse a prompt of `n` characters, or ids, that is longer than the context whatever its tokens are.
+
+    It was not tokenised yet, which of some megabytes takes seconds. Errors: `RequestError`.
+    """
+    if n > model.n_context * (1 if ids else CHARACTERS) and parameters.get("overflow") in {None, "error"}:
+        what = "tokens" if ids else "characters"
+        msg = f"{name}: {n} {what}, which is more than the context of {model.n_context} takes; shorten it"
+        raise RequestError(msg, param=name, code="context_length_exceeded")
+
+
+def compiled(model: Model, parameters: GenerateKwargs, before: Sequence[int]) -> GenerateKwargs:
+    """With what the answer must be compiled, which may take a while; `before`: a prompt's ids.
+
+    The first mask is filled, so that what cannot be begun is found here, and holds up no pass. Errors: those of
+    `Model.constraint`.
+    """
     given = {name: parameters[name] for name in CONSTRAINTS if name in parameters}  # type: ignore[literal-required]
     if not given:
         return parameters
     made = model.constraint(**cast("ConstraintKwargs", given))
+    made.begin(before, model.config.n_vocab).fill()
     left = {name: value for name, value in parameters.items() if name not in given}
     return cast("GenerateKwargs", {**left, made.name: made})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPEN", "routes"]
 
-#: Paths that need no key.
+#: Paths that need no key, and answer by whatever name the server is called.
 OPEN = ("/health", "/ready")
 
 

@@ -10,7 +10,7 @@ from .conversations import Conversation, ask_of, prompt_of
 from .errors import Problem, RequestError
 from .events import Event
 from .fields import Field, Schema, array
-from .generating import MODEL, TEXT, parameters_of
+from .generating import MODEL, STOP, TEXT, parameters_of
 from .wires import Wire, Work
 
 if TYPE_CHECKING:
@@ -129,9 +129,7 @@ FIELDS = (
         required=True,
     ),
     Field("stream", {"type": "boolean"}, "Send the answer in pieces, as server-sent events."),
-    Field(
-        "stop_sequences", array({"type": "string", "minLength": 1}, most=16), "End before the first of these.", "stop"
-    ),
+    Field("stop_sequences", array(STOP, most=16), "End before the first of these.", "stop"),
     Field("temperature", {"type": "number", "minimum": 0, "maximum": 100}, "0: the likeliest token.", "temperature"),
     Field("top_p", {"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "Draw from this share.", "top_p"),
     Field("top_k", {"type": "integer", "minimum": 0}, "Draw from the k likeliest tokens; 0 is off.", "top_k"),
@@ -139,7 +137,7 @@ FIELDS = (
     Field("metadata", {"type": "object"}, "Has no effect."),
     Field("service_tier", {"enum": ["auto", "standard_only"]}, "Has no effect.", refused="there is one tier"),
 )
-NAMES = {"schema": "output_config.format.schema"}
+NAMES = {"schema": "output_config.format.schema", "prompt": "messages"}
 _STOPS: dict[Finish, str] = {
     "stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use",
 }  # fmt: skip

@@ -44,7 +44,8 @@ async def _work(given: dict[str, Any], state: State, ticket: Ticket) -> Mapping[
     ticket.hold(entry.model.n_context)
     scores, n = list[float](), 0
     for at in range(0, len(texts), SOME):
-        made, read = await state.compute(partial(ranker.scores, given["query"], texts[at : at + SOME], entry.adapter))
+        some = texts[at : at + SOME]
+        made, read = await state.compute(partial(ranker.scores, given["query"], some, entry.adapter, ticket.salt))
         scores += made
         n += read
     results = [

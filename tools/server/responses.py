@@ -136,7 +136,7 @@ FIELDS = (
     ),
     *OWN,
 )
-NAMES = {"schema": "text.format"}
+NAMES = {"schema": "text.format", "prompt": "input"}
 
 
 def conversation_of(given: Mapping[str, Any]) -> Conversation:

@@ -7,9 +7,14 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ...errors import InputError
+from .errors import Problem, openai_error
+from .events import to_json
+from .notify import notify
 
 if TYPE_CHECKING:
     import signal
@@ -44,6 +49,22 @@ def served_at(made: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's, whose word for what is no HTTP has the form that all errors have."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Say so, and close the connection."""
+        problem = Problem(400, f"{msg.rstrip('.')}: this is no HTTP request", code="invalid_http")
+        data = to_json(openai_error(problem))
+        headers = [("content-type", "application/json"), ("content-length", str(len(data))), ("connection", "close")]
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # in the middle of an answer
+            self.transport.close()
+            return
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=data), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
 class Server(uvicorn.Server):
     """uvicorn's, with an end that lets answers end."""
 
@@ -52,7 +73,7 @@ class Server(uvicorn.Server):
         settings = state.settings
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=_Protocol,
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -82,10 +103,17 @@ class Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; then whoever started the server knows that it answers."""
+        await super().startup(sockets)
+        if self.started:
+            notify("READY=1")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests; running ones end, or are cut when the time is over."""
         admission, grace = self._state.admission, self._state.settings.grace
         admission.close()
+        notify("STOPPING=1")
 
         async def cut() -> None:
             if not await admission.empty(grace):

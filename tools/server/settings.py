@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["Settings"]
 
@@ -37,5 +38,7 @@ class Settings:
     preparing_threads: int = 2
     #: Log prompts and answers too.
     log_texts: bool = False
+    #: Whose texts may reuse what others left in the cache, where they begin alike: all, or those of the same API key.
+    reuse: Literal["shared", "per-key"] = "shared"
     #: Names that a Host header may have; empty: any.
     hosts: tuple[str, ...] = ()

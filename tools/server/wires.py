@@ -21,7 +21,9 @@ from starlette.routing import Route
 from .answers import Answering
 from .errors import RequestError, openai_error, problem_of
 from .events import DONE, Event, as_bytes, to_json
-from .fields import names_of, parse_json, read_fields
+from .fields import names_of, read_fields
+from .generating import check_answers
+from .parsing import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -104,6 +106,7 @@ class _Endpoint:
         began = time.monotonic()
         try:
             async with self._state.admission.enter() as ticket:
+                ticket.salt = scope.get("state", {}).get("salt")
                 body = await _read_body(Request(scope, receive), self._state)
                 await _unless_gone(receive, self._answer(body, ticket, sent, scope, began))
         except GoneError:
@@ -120,10 +123,8 @@ class _Endpoint:
         if isinstance(wire, Work):
             await sent.json(200, await wire.work(given, state, ticket))
             return
-        ask = await state.prepare(partial(wire.ask, given, state))
-        if ask.n_answers > state.settings.max_answers:
-            msg = f"n: {ask.n_answers} answers were asked for, expected at most {state.settings.max_answers}"
-            raise RequestError(msg, param="n")
+        ask = (await state.prepare(partial(wire.ask, given, state))).salted(ticket.salt)
+        check_answers(ask.n_answers, state.settings)
         ticket.hold(ask.n_tokens)
         answering = Answering(ask, state.metrics, began)
         scope.setdefault("state", {})["usage"] = (ask.entry.name, answering.usage)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...runtime.cpu import link
-from ...runtime.cpu.draw import draw_line
+from ...runtime.cpu.draw import draw_lines
 from ...runtime.cpu.team import aligned
 from ...runtime.drawing import DRAW, row_words, scratch_bytes
 from ...runtime.sampling import Sampler, SamplingParams
@@ -52,12 +52,13 @@ def in_kernel(sampler: Sampler, row: NDArray[np.float32]) -> float:
     scratch = at + -(-row.nbytes // 64) * 64
     arena = aligned(scratch + scratch_bytes(n, 1, 1))
     arena[at : at + row.nbytes] = row.view(np.uint8)
-    line, batch, words = draw_line(link.addresses([DRAW])[DRAW], at, n, scratch, 1), Batch(1, 1), row_words(sampler, 5)
+    lines, batch = draw_lines(link.addresses([DRAW])[DRAW], at, n, scratch, 1), Batch(1, 1)
+    words = row_words(sampler, 5)
     assert words is not None  # noqa: S101 - no function of a caller's
     batch.n_logits, batch.results[0] = 1, row.argmax()
     batch.draw(0, words)
     team = link.executor(1)
-    team.bind(line.ctypes.data, 1, int(arena.ctypes.data), batch.address)
+    team.bind(lines.ctypes.data, len(lines), int(arena.ctypes.data), batch.address)
     try:
         return least(team.step, DRAWS)
     finally:

@@ -1,18 +1,18 @@
 """An id drawn from each row of logits that is to be drawn from: the one that `Sampler` (`runtime/sampling.py`) draws.
 
-Rows are handed out to threads; each has scratch of its own (`runtime/drawing.py`). Nothing is sorted. Where top-k or
-top-p ends is looked for by sums over levels of score, then over the digits of those on one level; weights are whole
-numbers, so that any order of adding them has the definition's sum.
+Rows are handed out to threads; each has scratch of its own (`runtime/drawing.py`). A row that is drawn alone is weighed
+by all of them. Nothing is sorted: where top-k or top-p ends, `draw_boundary.py` finds it. Weights are whole numbers, so
+that any order of adding them has the definition's sum.
 
 | in a row | |
 |---|---|
 | `_edited` | scores: the mask of ids, penalties and rules, in a copy |
 | `largest_of` | of a copy: of logits `argmax` has it; no id where it is NaN or infinite: the definition says why |
 | `_weighed` | weights of the scores that top-k leaves, and sums by level where top-p asks for them |
-| `_boundary` | the score where a sum of the largest reaches what is wanted |
+| `boundary_of` | the score where a sum of the largest reaches what is wanted |
 | `_picked` | the id at which a uniform number of the sum falls |
 
-Where other stages are asked for, `draw_stages.py` weighs the row in the place of `_weighed` and `_boundary`.
+Where other stages are asked for, `draw_stages.py` weighs the row in the place of `_weighed` and `boundary_of`.
 """
 
 from __future__ import annotations
@@ -51,70 +51,47 @@ from ...drawing import (
     D_TOP_K,
     D_UNIT,
     DRAW_WORDS,
+    DRAWS,
     I_N,
+    I_PHASE,
     I_SCRATCH,
     I_SIZE,
     I_SLOTS,
     I_X,
     LEVELS,
     PART,
+    PREPARES,
+    SHARED,
+    WEIGHS,
 )
 from ...exact import NEGLIGIBLE
 from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS, S_RESULTS
 from ..draw_lanes import (
     MANY,
+    above_last,
+    above_last_many,
     allowed,
     equal_to,
     equal_to_many,
-    finite_or,
     fraction,
     ld_f64,
-    ld_u32,
     lowest_bit,
-    on_level,
     popcount,
-    st_i32,
     store_levels,
     weigh,
     weigh_many,
     weight_above,
     weight_above_many,
 )
-from ..lanes import (
-    between,
-    largest,
-    ld,
-    ld_i32,
-    ldf,
-    load_tail,
-    maximum,
-    splat,
-    st,
-    stf,
-    store_tail,
-    sub,
-    zero,
-)  # fmt: skip
-from .base import arg, jit, kernel
-from .draw_base import (
-    DIGITS,
-    DIGITS_AT,
-    LEVELS_AT,
-    LOW,
-    WEIGHTS_AT,
-    D,
-    F,
-    candidates_of,
-    first_of,
-    key_of,
-    largest_of,
-    random_of,
-    scores_of,
-)
+from ..lanes import ld, ld_i32, ldf, load_tail, splat, st, stf, store_tail
+from .base import arg, jit, kernel, share
+from .draw_base import DIGITS_AT, LEVELS_AT, LOW, WEIGHTS_AT, D, F, first_of, largest_of, random_of, scores_of
+from .draw_boundary import boundary_of, clear, count_levels, deepest_of, scale_of
 from .draw_stages import observe, staged
 
-#: Of a score, so that its product with a depth of 0 is a number.
-STEEPEST = 1e30
+#: What they tell each other, words of each one's scratch where later digits are counted: the address of the scores (0:
+#: nothing can be drawn), bits of their largest, of top-k's floor and of the scale of levels; and its sum of weights.
+SHARED_X, SHARED_LARGEST, SHARED_FLOOR, SHARED_SCALE, SHARED_TOTAL = range(DIGITS_AT, DIGITS_AT + 40, 8)
 
 
 # ---------------------------------------------------------------------------------------------- scores
@@ -168,102 +145,45 @@ def _edited(words: Any, x: Any, n: Any, s: Any) -> Any:
     return y
 
 
-@jit
-def _low(x: Any, n: Any) -> Any:
-    """The least score but -inf, of every sixteenth sixteen: it says how fine levels are, and changes no id."""
-    bottom = splat(LOW)
-    for j in range(0, n, 256):
-        bottom = maximum(finite_or(sub(zero(), between(load_tail(x + 4 * j, n - j), 0, n - j, LOW)), LOW), bottom)
-    return F(-largest(bottom))
-
-
-@jit
-def _scale(x: Any, n: Any, highest: Any, temperature: Any) -> Any:
-    """Levels for a unit of score: they span what has a weight, or what there is."""
-    span = min(-NEGLIGIBLE * temperature, D(highest) - D(_low(x, n)))
-    return F(min((LEVELS - 1) / span, STEEPEST)) if span > 0 else F(0.0)
-
-
-# ---------------------------------------------------------------------------------------------- a boundary
-@jit
-def _clear(s: Any) -> None:
-    for i in range(LEVELS):
-        st(s + 8 * i, 0)
-
-
-@jit
-def _count(x: Any, n: Any, s: Any, highest: Any, scale: Any) -> None:
-    """How many scores each level has."""
-    _clear(s)
-    for first in range(0, n, PART):
-        end = min(n, first + PART)
-        for j in range(first, end, 16):
-            store_levels(x + 4 * j, n - j, highest, scale, s + LEVELS_AT + 4 * (j - first))
-        for i in range(end - first):
-            at = s + 8 * ld_i32(s + LEVELS_AT + 4 * i)
-            st(at, ld(at) + 1)
-
-
-@jit
-def _boundary(x: Any, n: Any, s: Any, highest: Any, scale: Any, wanted: Any, weighed: Any) -> Any:
-    """The score at which the sum of all from the largest on reaches what is wanted, and the sum of those above it.
-
-    Sums by level are there: of weights, or counts.
-    """
-    level, above = 0, 0
-    while level < LEVELS - 1 and above + ld(s + 8 * level) < wanted:
-        above += ld(s + 8 * level)
-        level += 1
-    ids, count = candidates_of(s, n), 0
-    for j in range(0, n, 16):
-        mask = on_level(x + 4 * j, n - j, highest, scale, level)
-        while mask != 0:
-            st_i32(ids + 4 * count, j + lowest_bit(mask))
-            count += 1
-            mask &= mask - 1
-    shift = 24
-    while shift >= 0 and count > 1:
-        for i in range(DIGITS):
-            st(s + DIGITS_AT + 8 * i, 0)
-        for i in range(count):
-            each = ld_i32(ids + 4 * i)
-            at = s + DIGITS_AT + 8 * (key_of(ld_u32(x + 4 * each)) >> shift & DIGITS - 1)
-            st(at, ld(at) + (ld(s + WEIGHTS_AT + 8 * each) if weighed else 1))
-        digit = DIGITS - 1
-        while digit > 0 and above + ld(s + DIGITS_AT + 8 * digit) < wanted:
-            above += ld(s + DIGITS_AT + 8 * digit)
-            digit -= 1
-        left = 0
-        for i in range(count):
-            each = ld_i32(ids + 4 * i)
-            if key_of(ld_u32(x + 4 * each)) >> shift & DIGITS - 1 == digit:
-                st_i32(ids + 4 * left, each)
-                left += 1
-        count, shift = left, shift - 8
-    return ld_i32(ids), above
-
-
 # ---------------------------------------------------------------------------------------------- weights
 @jit
-def _weighed(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, scale: Any) -> Any:
-    """The sum of all weights."""
+def _levelled(mask: Any, x: Any, w: Any, s: Any, highest: Any, scale: Any) -> None:
+    """Add weights of scores above the last level, those of a mask, to the sums of their levels."""
+    while mask != 0:
+        i = lowest_bit(mask)
+        at = s + 8 * int((highest - ldf(x + 4 * i)) * scale)
+        st(at, ld(at) + ld(w + 8 * i))
+        mask &= mask - 1
+
+
+@jit
+def _weighed(words: Any, x: Any, first: Any, last: Any, w: Any, s: Any, highest: Any, floor: Any, scale: Any) -> Any:
+    """The sum of the weights from one entry to another; `w`: of the row's first, `s`: of the sums by level."""
     temperature, unit, total = ld_f64(words + 8 * D_TEMPERATURE), ld(words + 8 * D_UNIT), 0
     by_level = ld(words + 8 * D_COMPLEMENT) != 0
     if by_level:
-        _clear(s)
-    for first in range(0, n, PART):
-        end, w = min(n, first + PART), s + WEIGHTS_AT + 8 * first
-        whole = first + (end - first) // MANY * MANY
-        for j in range(first, whole, MANY):
-            total += weigh_many(x + 4 * j, highest, floor, temperature, unit, w + 8 * (j - first))
+        clear(s)
+    for begin in range(first, last, PART):
+        end = min(last, begin + PART)
+        whole = begin + (end - begin) // MANY * MANY
+        for j in range(begin, whole, MANY):
+            total += weigh_many(x + 4 * j, highest, floor, temperature, unit, w + 8 * j)
         for j in range(whole, end, 16):
-            total += weigh(x + 4 * j, n - j, highest, floor, temperature, unit, w + 8 * (j - first))
+            total += weigh(x + 4 * j, last - j, highest, floor, temperature, unit, w + 8 * j)
         if by_level:
-            for j in range(first, end, 16):
-                store_levels(x + 4 * j, n - j, highest, scale, s + LEVELS_AT + 4 * (j - first))
-            for i in range(end - first):
-                at = s + 8 * ld_i32(s + LEVELS_AT + 4 * i)
-                st(at, ld(at) + ld(w + 8 * i))
+            for j in range(begin, whole, MANY):
+                above = above_last_many(x + 4 * j, highest, scale)
+                if popcount(above) > MANY // 2:
+                    for i in range(0, MANY, 16):
+                        store_levels(x + 4 * (j + i), last, highest, scale, s + LEVELS_AT + 4 * i)
+                    for i in range(MANY):
+                        at = s + 8 * ld_i32(s + LEVELS_AT + 4 * i)
+                        st(at, ld(at) + ld(w + 8 * (j + i)))
+                else:
+                    _levelled(above, x + 4 * j, w + 8 * j, s, highest, scale)
+            for j in range(whole, end, 16):
+                above = above_last(x + 4 * j, last - j, highest, scale)
+                _levelled(above, x + 4 * j, w + 8 * j, s, highest, scale)
     return total
 
 
@@ -317,14 +237,49 @@ def _picked(words: Any, x: Any, n: Any, s: Any, bound: Any, tie: Any, ties: Any,
     return -1
 
 
+# ---------------------------------------------------------------------------------------------- rows
 @jit
-def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
-    """The id; -1 where none can be drawn. `greedy`: that of the largest logit, -1 where one is NaN."""
+def _begun(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
+    """Address of the scores and their largest. `greedy`: the id of the largest logit, -1 where one is NaN."""
     x, highest = _edited(words, logits, n, s), F(np.nan)
     if x != logits:
         highest = largest_of(x, n)
     elif greedy >= 0:
         highest = ldf(logits + 4 * greedy)
+    return x, highest
+
+
+@jit
+def _limits(words: Any, x: Any, n: Any, s: Any, highest: Any) -> Any:
+    """The score below which top-k leaves nothing, and the scale of top-p's levels."""
+    temperature, top_k = ld_f64(words + 8 * D_TEMPERATURE), ld(words + 8 * D_TOP_K)
+    floor, complement, scale = LOW, ld(words + 8 * D_COMPLEMENT), F(0.0)
+    if top_k != 0:
+        scale = scale_of(x, n, highest, temperature, -NEGLIGIBLE)
+        count_levels(x, n, s, highest, scale)
+        floor = ldf(x + 4 * boundary_of(x, n, s, highest, scale, top_k, False)[0])
+    if complement != 0:
+        scale = scale_of(x, n, highest, temperature, deepest_of(n, complement))
+    return floor, scale
+
+
+@jit
+def _ended(words: Any, x: Any, n: Any, s: Any, highest: Any, scale: Any, total: Any) -> Any:
+    """The id, once the row is weighed."""
+    bound, tie, ties, complement = LOW, 0, 0, ld(words + 8 * D_COMPLEMENT)
+    if complement != 0:
+        wanted = total - fraction(total, complement)
+        at, above = boundary_of(x, n, s, highest, scale, wanted, True)
+        bound, tie = ldf(x + 4 * at), ld(s + WEIGHTS_AT + 8 * at)
+        ties = (wanted - above + tie - 1) // tie
+        total = above + ties * tie
+    return _picked(words, x, n, s, bound, tie, ties, total)
+
+
+@jit
+def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
+    """The id; -1 where none can be drawn."""
+    x, highest = _begun(words, logits, n, s, greedy)
     if not abs(highest) < np.inf:
         return -1
     if ld(words + 8 * D_GREEDY) != 0:
@@ -335,32 +290,73 @@ def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
         if i >= 0 and ld(words + 8 * D_SURPRISES) != 0:
             observe(words, ld(s + WEIGHTS_AT + 8 * i), total)
         return i
-    floor, top_k, complement, scale = LOW, ld(words + 8 * D_TOP_K), ld(words + 8 * D_COMPLEMENT), F(0.0)
-    if top_k != 0 or complement != 0:
-        scale = _scale(x, n, highest, ld_f64(words + 8 * D_TEMPERATURE))
-    if top_k != 0:
-        _count(x, n, s, highest, scale)
-        floor = ldf(x + 4 * _boundary(x, n, s, highest, scale, top_k, False)[0])
-    total = _weighed(words, x, n, s, highest, floor, scale)
-    bound, tie, ties = LOW, 0, 0
-    if complement != 0:
-        wanted = total - fraction(total, complement)
-        at, above = _boundary(x, n, s, highest, scale, wanted, True)
-        bound, tie = ldf(x + 4 * at), ld(s + WEIGHTS_AT + 8 * at)
-        ties = (wanted - above + tie - 1) // tie
-        total = above + ties * tie
-    return _picked(words, x, n, s, bound, tie, ties, total)
+    floor, scale = _limits(words, x, n, s, highest)
+    total = _weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, scale)
+    return _ended(words, x, n, s, highest, scale, total)
+
+
+# ---------------------------------------------------------------------------------------------- a row of all threads
+@jit
+def _prepared(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> None:
+    """Tell the others what weights are made by; `s`: the first thread's scratch."""
+    x, highest = _begun(words, logits, n, s, greedy)
+    if abs(highest) < np.inf:
+        floor, scale = _limits(words, x, n, s, highest)
+        stf(s + SHARED_LARGEST, highest)
+        stf(s + SHARED_FLOOR, floor)
+        stf(s + SHARED_SCALE, scale)
+        st(s + SHARED_X, x)
+    else:
+        st(s + SHARED_X, 0)
+
+
+@jit
+def _weighed_part(words: Any, n: Any, s: Any, size: Any, t: Any, slots: Any) -> None:
+    """Weigh a thread's share; its sums lie in its own scratch."""
+    x, own = ld(s + SHARED_X), s + t * size
+    if x != 0:
+        first, last = share(n, PART, t, slots), share(n, PART, t + 1, slots)
+        highest, floor, scale = ldf(s + SHARED_LARGEST), ldf(s + SHARED_FLOOR), ldf(s + SHARED_SCALE)
+        st(own + SHARED_TOTAL, _weighed(words, x, first, last, s + WEIGHTS_AT, own, highest, floor, scale))
+
+
+@jit
+def _gathered(words: Any, n: Any, s: Any, size: Any, slots: Any) -> Any:
+    """The id, from the sums of all threads."""
+    x, highest, scale, total = ld(s + SHARED_X), ldf(s + SHARED_LARGEST), ldf(s + SHARED_SCALE), ld(s + SHARED_TOTAL)
+    if x == 0:
+        return -1
+    for t in range(1, slots):
+        other = s + t * size
+        total += ld(other + SHARED_TOTAL)
+        if ld(words + 8 * D_COMPLEMENT) != 0:
+            for i in range(LEVELS):
+                st(s + 8 * i, ld(s + 8 * i) + ld(other + 8 * i))
+    return _ended(words, x, n, s, highest, scale, total)
 
 
 @kernel
 def draw(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Write the id of every draw of the step to the place of its row of logits; -1: the definition says why."""
-    n, slots = arg(p, I_N), min(nt, arg(p, I_SLOTS))
-    if t < slots:
-        s = base + arg(p, I_SCRATCH) + t * arg(p, I_SIZE)
-        for i in range(t, ld(step + 8 * S_N_DRAWS), slots):
+    """Write the id of every draw of the step to the place of its row of logits; -1: the definition says why.
+
+    In three instructions, before each of which the threads wait for one another: the first two weigh a row that is
+    drawn alone, which all of them share; the last draws from it, or from several rows.
+    """
+    n, slots, size, count = arg(p, I_N), min(nt, arg(p, I_SLOTS)), arg(p, I_SIZE), ld(step + 8 * S_N_DRAWS)
+    words, scratch, phase = ld(step + 8 * S_DRAWS), base + arg(p, I_SCRATCH), arg(p, I_PHASE)
+    row = ld(words + 8 * D_ROW)
+    logits, greedy = base + arg(p, I_X) + 4 * n * row, ld(ld(step + 8 * S_RESULTS) + 8 * row)
+    drawn = ld(step + 8 * S_DRAWN)
+    if count == 1 and slots > 1 and n >= SHARED and ld(words + 8 * D_GREEDY) == 0 and ld(words + 8 * D_STAGES) == 0:
+        if phase == PREPARES and t == 0:
+            _prepared(words, logits, n, scratch, greedy)
+        elif phase == WEIGHS and t < slots:
+            _weighed_part(words, n, scratch, size, t, slots)
+        elif phase == DRAWS and t == 0:
+            st(drawn + 8 * row, _gathered(words, n, scratch, size, slots))
+    elif phase == DRAWS and t < slots:
+        for i in range(t, count, slots):
             words = ld(step + 8 * S_DRAWS) + 8 * DRAW_WORDS * i
             row = ld(words + 8 * D_ROW)
-            logits = base + arg(p, I_X) + 4 * n * row
-            greedy = ld(ld(step + 8 * S_RESULTS) + 8 * row)
-            st(ld(step + 8 * S_DRAWN) + 8 * row, _drawn(words, logits, n, s, greedy))
+            logits, greedy = base + arg(p, I_X) + 4 * n * row, ld(ld(step + 8 * S_RESULTS) + 8 * row)
+            st(drawn + 8 * row, _drawn(words, logits, n, scratch + t * size, greedy))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...drawing import D_POSITION, D_SEED, D_SEQUENCE, LEVELS, PART
-from ...exact import philox
+from ...exact import log_of, philox
 from ..lanes import between, fold, largest, ld, ldf, load_tail, maximum, nan_or, splat, zero
 from .base import jit
 
@@ -19,7 +19,7 @@ DIGITS_AT = 8 * LEVELS
 LEVELS_AT = DIGITS_AT + 8 * DIGITS
 WEIGHTS_AT = LEVELS_AT + 4 * PART
 
-_philox = jit(philox)
+_philox, log = jit(philox), jit(log_of)
 
 
 @jit

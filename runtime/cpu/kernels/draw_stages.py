@@ -32,7 +32,7 @@ from ...drawing import (
     D_XTC_THRESHOLD,
     LEVELS,
 )
-from ...exact import PER_LN2, exp_of, log_of, power
+from ...exact import PER_LN2, exp_of, power
 from ...sampling_params import ORDER
 from ..draw_lanes import MANY, double_bits, fraction, ld_f64, ld_u32, nearest, st_i32, weigh, weigh_many
 from ..lanes import ld, ld_i32, ldf, st, stf
@@ -48,6 +48,7 @@ from .draw_base import (
     first_of,
     key_of,
     largest_of,
+    log,
     random_of,
 )
 
@@ -65,7 +66,7 @@ DEEP, NEAR = 24.0, 8.0
 LN2 = 0.6931471805599453
 ONE = 1 << 53
 
-_exp, _log, _power = jit(exp_of), jit(log_of), jit(power)
+_exp, _power = jit(exp_of), jit(power)
 
 
 # ---------------------------------------------------------------------------------------------- weights
@@ -217,7 +218,7 @@ def _tempered(words: Any, y: Any, n: Any, s: Any, top: Any, temperature: Any) ->
     """`stages.tempered`; `temperature`: that of the weights, which are there."""
     wanted, r, h = ld_f64(words + 8 * D_TEMPERATURE), ld_f64(words + 8 * D_RANGE), ld_f64(words + 8 * D_ADAPTIVE)
     total, m = _total(s, n), 0
-    entropy = _log(D(total) / _power(2.0, ld(words + 8 * D_UNIT))) + _depth(y, n, s, top, temperature, total)
+    entropy = log(D(total) / _power(2.0, ld(words + 8 * D_UNIT))) + _depth(y, n, s, top, temperature, total)
     if h > 0:
         return wanted * min(max(entropy / h - 0.5, 0.0), 1.0)
     for i in range(n):
@@ -225,10 +226,10 @@ def _tempered(words: Any, y: Any, n: Any, s: Any, top: Any, temperature: Any) ->
             m += 1
     if m < 2:
         return wanted
-    ratio, low, high = min(max(entropy / _log(D(m)), 0.0), 1.0), max(0.0, wanted - r), wanted + r
+    ratio, low, high = min(max(entropy / log(D(m)), 0.0), 1.0), max(0.0, wanted - r), wanted + r
     share = 0.0
     if ratio > 1e-300:
-        share = _exp(ld_f64(words + 8 * D_EXPONENT) * _log(ratio))
+        share = _exp(ld_f64(words + 8 * D_EXPONENT) * log(ratio))
     return low + (high - low) * share
 
 
@@ -370,5 +371,5 @@ def staged(words: Any, y: Any, n: Any, s: Any) -> Any:
 def observe(words: Any, weight: Any, total: Any) -> None:
     """Write Mirostat's next bound on the surprise, once an id of this weight is drawn."""
     at = ld(words + 8 * D_SURPRISES)
-    off = _log(D(total) / D(weight)) * PER_LN2 - ld_f64(words + 8 * D_AIM)
+    off = log(D(total) / D(weight)) * PER_LN2 - ld_f64(words + 8 * D_AIM)
     st(at + 8, double_bits(ld_f64(at) - ld_f64(words + 8 * D_PACE) * off))
