@@ -71,7 +71,16 @@ class Loaded:
         hold = Constraining(self._tokenizing, self.config.n_vocab).compiled if self.config.writes else None
         said = renumbered(prepared.opened.generation, prepared.opened.config.n_vocab, prepared.plan.cut.vocab)
         sampled = {key: said.pop(key) for key in OF_SAMPLING if key in said}
-        more: dict[str, Any] = {"model": which, "constrain": hold, "said": said, "said_of_sampling": sampled}
+        if (first := said.pop("forced_bos_token_id", None)) is not None:  # of a decoder: after a text's only id
+            rules = replace(rules, forced_bos=first)
+        whole = (prepared.opened.config.n_vocab, prepared.plan.cut.vocab)
+        more: dict[str, Any] = {
+            "whole": whole,
+            "model": which,
+            "constrain": hold,
+            "said": said,
+            "said_of_sampling": sampled,
+        }
         self._text = Text(
             self._tokenizing.codec, self._tokenizing.is_there, *ids, load_s, rules, self._files.save, **more
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -47,11 +46,13 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Give the versions of what computes: Python, miaotui, numpy, numba, llvmlite."""
+    from importlib import metadata  # noqa: PLC0415 - 40 modules that a start does without
+
     table = {"python": platform.python_version()}
     for name in ("miaotui", "numpy", "numba", "llvmlite"):
         try:
-            table[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            table[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             table[name] = "not installed"
     return table
 

@@ -353,6 +353,8 @@ class Model(Scores):
         place too; `echo`: the prompt's ids too. `logits_processor`: a function f(ids, row), or several, which change
         the logits before an id is drawn, or return others. What generation_config.json says of answers holds where a
         call does not say it (`generation_defaults`). docs/sampling.md has the formulas of all that follows.
+        `guidance_scale`: how near the answer keeps to its prompt; `watermarking_config`: marks the answer;
+        `remove_invalid_values`: draw although logits are no numbers; `renormalize_logits`, of beams.
         Of scores: `frequency_penalty`, `presence_penalty`, `encoder_repetition_penalty`, `logit_bias` ({id: added}),
         `sequence_bias`, `exponential_decay_length_penalty`; DRY's `dry_multiplier`, `dry_base`, `dry_allowed_length`,
         `dry_penalty_last_n`, `dry_sequence_breakers`. Of ids: `suppress_tokens`, `begin_suppress_tokens`,
@@ -439,7 +441,7 @@ class Model(Scores):
         from .runtime.asynchronous import answer, answers, in_thread  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
-        beams = parameters.get("num_beams")  # which may be anything
+        beams = self._text.completed(parameters).get("num_beams")  # which may be anything
         if engine is None or not (beams is None or (isinstance(beams, Integral) and beams == 1)):
             return await in_thread(partial(self.generate, prompt, **parameters))
         with memory_named("agenerate"), Exits() as opened:
@@ -473,7 +475,7 @@ class Model(Scores):
                     yield token
                 return
             [one] = await in_thread(partial(self._asked, [prompt], parameters, call, opened))
-            one.check_streams()
+            one = one.streamed()
             async for token in tokens(engine, one):
                 yield token
 
@@ -497,7 +499,7 @@ class Model(Scores):
         with memory_named("achoices"), Exits() as opened:
             [one] = await in_thread(partial(self._asked, [prompt], parameters, "achoices", opened))
             if one.params.beams.n > 1:
-                one.check_streams()
+                one = one.streamed()
             numbered_tokens = each_token(engine, one, opened)
             try:
                 async for numbered_token in numbered_tokens:

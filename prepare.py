@@ -71,7 +71,8 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
     plan = make_load_plan(opened, request.quantize, chosen.cut)
     apart = read_apart(request, opened, plan)
     early = 0 if part is None else first_layers(part, plan.cut, opened)
-    program = _recorded(plan, request, apart, early)
+    beams = 1 if request.gpu else opened.generation.get("num_beams", 1)
+    program = _recorded(plan, request, apart, early, beams)
     memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
     name, limit = opened.directory.name, request.limit_bytes
     unsure = sum(source.nbytes for source in uncounted(plan) if source.offset is not None)
@@ -84,7 +85,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
         plan = counted(plan, opened.checkpoint)
         apart = read_apart(request, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
-        program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart, early)
+        program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart, early, beams)
         memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
         check_memory(name, limit, memory, program, free=free)
     notes = (*request.notes(plan.config), *(apart.lines if apart else ()))
@@ -97,8 +98,11 @@ def _planned(plan: LoadPlan, apart: Apart | None) -> Weights:
     return planned(plan) if apart is None else with_adapters(planned(plan), apart.names, apart.planned())
 
 
-def _recorded(plan: LoadPlan, request: Request, apart: Apart | None, early: int) -> Program:
-    """The program of a step; no weight has an address yet. `early`: as of `record`. Errors: `BackendError`."""
+def _recorded(plan: LoadPlan, request: Request, apart: Apart | None, early: int, beams: int) -> Program:
+    """The program of a step; no weight has an address yet. Errors: `BackendError`.
+
+    `early`: as of `record`; `beams`: that the model's files ask for.
+    """
     context = request.context(plan.config)
     if request.gpu and plan.config.encoder is not None:
         what = f"{plan.config.family} is {plan.config.kind}"
@@ -116,7 +120,7 @@ def _recorded(plan: LoadPlan, request: Request, apart: Apart | None, early: int)
         threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
         kv_cache=request.kv_cache,
         fast=request.fast,
-        n_pages=request.n_pages(context, beams=USUAL_BEAMS if plan.config.seq2seq else 1),
+        n_pages=request.n_pages(context, beams=max(USUAL_BEAMS if plan.config.seq2seq else 1, beams)),
         n_encoded_pages=request.n_pages(context) if plan.config.seq2seq else None,
         paged=not request.gpu,
         early=early,

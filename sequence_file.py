@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from importlib.metadata import version
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +114,8 @@ class SequenceFiles:
         if state.adapter is not None:
             known["adapter"] = [state.adapter, self._adapter(state.adapter)]
         number = OUTGROWN if state.context else PLAIN
+        from importlib.metadata import version  # noqa: PLC0415 - 40 modules that a start does without
+
         metadata = {_FORMAT: number, "miaotui.version": version("miaotui"), _STATE: json.dumps(known)}
         metadata |= {_MODEL + name: value for name, value in self.fingerprint.items()}
         names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}

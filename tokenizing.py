@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from filecmp import cmp
 from typing import TYPE_CHECKING
 
 from .errors import TokenizerError
@@ -52,6 +51,8 @@ class Tokenizing:
             return None
         here, there = self._directory, other._directory
         alike = self._cut.vocab == other._cut.vocab and kept_ids(here) == kept_ids(there)
+        from filecmp import cmp  # noqa: PLC0415 - few ask
+
         if alike and cmp(here / _FILE, there / _FILE, shallow=False):
             return None
         n = self._cut.config.n_vocab

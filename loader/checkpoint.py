@@ -149,6 +149,11 @@ class Checkpoint:
                     for at in range(start // page * page, stop, READ_AHEAD):
                         mapping.madvise(mmap.MADV_WILLNEED, at, min(READ_AHEAD, stop - at))
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
     def close(self) -> None:
         """Release the mappings; one that still has views lives until the last view is gone.
 

@@ -13,7 +13,7 @@ from .config import QUANT_METHOD, of_text, resolve_config, with_token_ids
 from .families import FAMILIES, Resolved, left_out
 from .families.decoding import DECODING_KEYS
 from .formats import other_quantization
-from .generation import generation_defaults, not_applied
+from .generation import OF_DECODERS, generation_defaults, not_applied
 from .hub import locate
 from .model_tensors import ModelTensors
 from .paths import is_there
@@ -124,8 +124,9 @@ def open_model(path: str | Path, *, revision: str | None = None, adapter: str | 
         raise
     applied = DECODING_KEYS if config.decoding is not None else ()
     corrections += left_out(FAMILIES[config.family].around, checkpoint.tensors, config.family)
-    corrections += not_applied(checkpoint.generation, checkpoint.config, applied, writes=config.writes)
-    said = generation_defaults(checkpoint.generation, checkpoint.config, applied)
+    cannot = OF_DECODERS if config.seq2seq else ()
+    corrections += not_applied(checkpoint.generation, checkpoint.config, applied, writes=config.writes, cannot=cannot)
+    said = generation_defaults(checkpoint.generation, checkpoint.config, (*applied, *cannot))
     sizes = resolved.numbers, resolved.own
     opened = Opened(checkpoint, raw, config, resolved.biases, corrections, *sizes, generation=said)
     if adapter is None:

@@ -26,6 +26,7 @@ from ..runtime.spec import (
     Weight,
     Weights,
 )
+from .ahead import read_ahead
 from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, CROSS, EACH, EXPERTS, FEED_FORWARD, ROLES, expert_key
 from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, softplus, spans_by_file, stored
@@ -70,6 +71,10 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     if plan.cut.cuts or routed:  # experts that are mapped are read when a token goes to them, and nothing around them
         later = {id(source) for source in routed}
         checkpoint.expect(spans_by_file(source for source in plan.touched if id(source) not in later))
+    else:  # tables are read row by row, but for the head, which comes last
+        order = sorted(plan.touched, key=lambda source: source.role in TOKENS)
+        infos = (info for source in order for info in source.tensors)
+        read_ahead(((info.file, info.start, info.stop) for info in infos), lambda: checkpoint.closed)
     _check_twin(plan, checkpoint)
     _check_vectors(plan, checkpoint)
     pool = _pool(plan, threads)

@@ -7,7 +7,6 @@ a name only when it is whole, so that a killed process leaves none.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +44,7 @@ def new_file(path: str | os.PathLike[str], error: type[MiaotuiError] = InputErro
                 yield f
             return
         target = file.resolve()  # a link keeps pointing where it does
-        draft = target.with_name(f".{target.name[:32]}-{secrets.token_hex(4)}.part")
+        draft = target.with_name(f".{target.name[:32]}-{os.urandom(4).hex()}.part")
         try:
             with _unnamed(target.parent) or draft.open("xb") as f:
                 yield f

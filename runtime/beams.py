@@ -21,10 +21,13 @@ import numpy as np
 
 from ..errors import BackendError, InputError, shown
 from .floats import usual_floats
+from .guidance import log_probs
 from .kvcache import PAGE, pages_of
 from .pages import Caller, FullError
+from .parameters import switch
 from .penalties import Changes, Penalties
-from .sampling import exp, not_numbers, real
+from .sampling import exp, not_numbers, real, repaired
+from .watermark import Marking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .pages import Table
     from .rules import Rules
     from .session import Session
+    from .watermark import Watermark
 
     Floats = NDArray[np.float32]
 
@@ -45,6 +49,7 @@ BEAMS = {
     "length_penalty": "length_penalty",
     "early_stopping": "early_stopping",
     "num_return_sequences": "n_return",
+    "renormalize_logits": "renormalized",
 }
 #: 2 to this power, or to less than minus it, is no normal float32.
 MOST_BITS = 126
@@ -62,10 +67,15 @@ class Beams:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     n_return: int = 1
+    renormalized: bool = False  # scores are logarithms of probabilities again, once all else has changed them
+    of_files: bool = False  # the model's files say so, and no call does
 
 
-def beams_from(given: Mapping[str, Any], asked_as: str = "num_return_sequences") -> Beams:
-    """From checked names. `asked_as`: what the caller wrote for num_return_sequences. Errors: `InputError`."""
+def beams_from(given: Mapping[str, Any], asked_as: str = "num_return_sequences", *, of_files: bool = False) -> Beams:
+    """From checked names. `asked_as`: what the caller wrote for num_return_sequences. Errors: `InputError`.
+
+    `of_files`: num_beams is the files'; where more answers are asked for, there are no beams.
+    """
     for name, limit in (("num_beams", sys.maxsize), ("num_return_sequences", MOST_ANSWERS)):
         value = given.get(name, 1)
         if not isinstance(value, Integral) or isinstance(value, bool) or not 1 <= int(value) <= limit:
@@ -82,10 +92,14 @@ def beams_from(given: Mapping[str, Any], asked_as: str = "num_return_sequences")
         msg = f"early_stopping={shown(early)}: expected True, False or 'never'"
         raise InputError(msg)
     n, n_return = int(given.get("num_beams", 1)), int(given.get("num_return_sequences", 1))
+    if n_return > n > 1 and of_files:
+        n = 1
     if n_return > n > 1:
         msg = f"{asked_as}={n_return}: needs as many beams, and num_beams is {n}"
         raise InputError(msg)
-    return Beams(n, power, "never" if isinstance(early, str) else bool(early), n_return)
+    renormalized = switch("renormalize_logits", given.get("renormalize_logits", False))
+    stops: bool | Literal["never"] = "never" if isinstance(early, str) else bool(early)
+    return Beams(n, power, stops, n_return, renormalized, of_files and n > 1)
 
 
 @dataclass(frozen=True)
@@ -167,7 +181,9 @@ def _largest(x: Floats, n: int) -> NDArray[np.int64]:
 
 
 def log_softmax(row: Floats) -> Floats:
-    """float32 [n_vocab]. Errors: `InputError` through the caller where a logit is NaN: the result is NaN too."""
+    """float32 [n_vocab]. NaN where a logit is: the caller says so."""
+    if np.isnan(row).any():
+        return np.full_like(row, np.nan)
     shifted = row.astype(np.float64) - float(row.max())
     y: Floats = (shifted - math.log(float(exp(shifted).sum()))).astype(np.float32)
     return y
@@ -183,6 +199,8 @@ class Wanted:
     limit: int
     penalties: Penalties = field(default_factory=Penalties)
     source: tuple[int, ...] | None = None  # what an encoder reads, where a penalty asks for it
+    watermark: Watermark | None = None
+    repairs: bool = False  # what is no number is replaced (`sampling.repaired`)
 
 
 @dataclass(frozen=True)
@@ -286,7 +304,7 @@ class _Run:
     def __init__(self, session: Session, wanted: Wanted, how: Beams, ends: Sequence[int], penalty: float) -> None:
         self._session, self._prompt, self._table = session, wanted.prompt, wanted.table
         self._rules, self._penalty, self._limit, self._n_beams = wanted.rules, penalty, wanted.limit, how.n
-        self._penalties, self._source = wanted.penalties, wanted.source
+        self._penalties, self._source, self._wanted = wanted.penalties, wanted.source, wanted
         self._check_room()  # before there are as many of anything
         self.state = BeamState(how, session.n_vocab, wanted.limit, ends)
         self.tables: list[Table] = []
@@ -387,7 +405,7 @@ class _Run:
         """Logarithms of what follows `ids`, by the rules. Errors: `InputError`: some are NaN."""
         row = log_softmax(logits)
         text = self._prompt + ids
-        if np.isnan(row).any():
+        if np.isnan(row).any() and not self._wanted.repairs:
             raise not_numbers(len(text) - 1)
         changes = self._changes(ids)
         if changes is not None:
@@ -398,9 +416,15 @@ class _Run:
         if changes is not None:
             changes.apply(row, lists, 1)
         self._rules.apply(row, text, len(ids), last=len(ids) == self.state.limit - 1)
+        if self._wanted.repairs:
+            repaired(row)
         if changes is not None:
             changes.apply(row, lists, 2)
-        return row
+        if self._wanted.watermark is not None:
+            marking = Marking(self._wanted.watermark)
+            marking.observe(text)
+            marking.mark(row)
+        return log_probs(row).astype(np.float32) if self.state.how.renormalized else row
 
     def _changes(self, ids: list[int]) -> Changes | None:
         """Penalties that have seen a beam's text."""

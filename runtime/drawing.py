@@ -82,6 +82,8 @@ __all__ = [
     "PART",
     "PHASES",
     "PREPARES",
+    "SAMPLE",
+    "SAMPLED",
     "SHARED",
     "WEIGHS",
     "candidates_at",
@@ -130,6 +132,8 @@ PREPARES, WEIGHS, DRAWS = PHASES = range(3)
 LEVELS = 2048
 #: Logits that are weighed together: a multiple of the lanes.
 PART = 1024
+#: Logits from which on it pays to look at a sample before levels are chosen, and parts of the row that make one.
+SAMPLED, SAMPLE = 64 * PART, 8
 #: Logits from which on threads share a row that is drawn alone.
 SHARED = 16 * PART
 #: Threads that draw, at most: a large vocabulary's scratch is 16 bytes an entry for each.

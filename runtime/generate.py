@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from .parameters import (
     check_names,
     overflow_of,
     priority_of,
+    switch,
     whole_number,
 )
 from .penalties import Changes, Penalties
@@ -40,7 +41,8 @@ from .processors import processors_from
 from .rope import LONGEST
 from .rules import RULES, Ruled, Rules, rules_from
 from .sampling import Sampler
-from .sampling_params import ASK_TO_SAMPLE, SamplingParams
+from .sampling_params import ASK_TO_SAMPLE, SamplingParams, real
+from .watermark import Marking, Watermark, watermark_from
 from .writing import Writer
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from .constraints import Constraint
     from .engine.speculative import Speculation
+    from .guidance import Guidance
     from .processors import Processor
 
 
@@ -139,6 +142,7 @@ class Draw:
     speculation: Speculation | None = None  # what drafts the ids after the first
     steered: Steered | None = None  # what they may be
     at_once: bool = False  # nobody looks at the ids before the last of them: all `left` may be drawn for one answer
+    guidance: Guidance | None = None  # whose second text is read with it
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,9 @@ class GenerateParams:
     constraint: Constraint | None = None
     block: Block | None = None
     shows: tuple[int, ...] = ()  # special tokens that the text shows
+    guidance: float = 1.0  # of a second text without the prompt: 1 is none
+    watermark: Watermark | None = None
+    repairs: bool = False  # logits that are no numbers are drawn from all the same
 
     def __post_init__(self) -> None:
         """Check every value, and store plain Python ones."""
@@ -193,6 +200,15 @@ class GenerateParams:
         object.__setattr__(self, "ignore_eos", bool(self.ignore_eos))
         object.__setattr__(self, "stop", check_stop(self.stop))
         object.__setattr__(self, "eos_ids", _check_eos(self.eos_ids))
+
+    @property
+    def in_python(self) -> bool:
+        """Whether rows are changed in ways that no kernel knows."""
+        return self.guidance != 1 or self.repairs or self.watermark is not None
+
+    def without_beams(self) -> Self:
+        """The same, of one beam."""
+        return replace(self, beams=replace(self.beams, n=1, of_files=False))
 
 
 @dataclass(frozen=True)
@@ -309,12 +325,14 @@ _ENDINGS = {
 }
 
 
-def params_from(
+def params_from(  # noqa: PLR0913 - keywords
     *,
     eos_ids: Iterable[int] = (),
     rules: Rules | None = None,
     n_vocab: int | None = None,
     constraint: Constraint | None = None,
+    whole: tuple[int, Sequence[int] | None] | None = None,
+    files_beams: bool = False,
     **keywords: Unpack[GenerateKwargs],
 ) -> GenerateParams:
     """Parameters from keywords that carry `GenerationConfig`'s names; None is "not given", but for `max_new_tokens`.
@@ -323,8 +341,10 @@ def params_from(
     `stop_strings`. Without `do_sample`, giving `temperature` or a truncation such as `top_p` asks for sampling, unless
     the temperature is 0; with none of them the answer is greedy. Where it is sampled, a `seed` that is not given is
     drawn here, afresh each time. `rules`: the model's own, for a vocabulary of `n_vocab`. `constraint`: what of the
-    keywords the answer is held to, compiled (`constraint_of`). Errors: `InputError`, with the known names for an
-    unknown one.
+    keywords the answer is held to, compiled (`constraint_of`). `whole`: entries of the
+    whole vocabulary, and the ids that are left of a cut one. `files_beams`: what is said of beams is the model's
+    files', and there are none where the call asks for what does not go with them. Errors: `InputError`, with the known
+    names for an unknown one.
     """
     check_names(keywords, GenerateKwargs.__annotations__, "generation parameter")
     given: dict[str, Any] = {n: v for n, v in keywords.items() if v is not None or n == "max_new_tokens"}
@@ -345,16 +365,36 @@ def params_from(
     wanted = rules_from({name: given.pop(name) for name in RULES if name in given}, rules or Rules(), n_vocab)
     penalties = penalties_from({name: given.pop(name) for name in PENALTIES if name in given}, n_vocab)
     asked_as = "n" if keywords.get("n") is not None else "num_return_sequences"
-    beams = beams_from({name: given.pop(name) for name in BEAMS if name in given}, asked_as)
+    beams = beams_from({name: given.pop(name) for name in BEAMS if name in given}, asked_as, of_files=files_beams)
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
     ending |= {"block": block_from(given.pop("stop_at", None)), "filters": filters_of(given.pop("filters", None))}
+    ending |= _last_of(given, n_vocab, whole)
     if "show_tokens" in given:
         ending["shows"] = _check_shown(given.pop("show_tokens"), n_vocab)
     params = GenerateParams(sampling=SamplingParams(**given), rules=wanted, penalties=penalties, beams=beams, **ending)
+    if beams.of_files and (_apart(params) or params.overflow == "window"):
+        params = params.without_beams()
     _check_together(params, asked_as)
     return params
+
+
+def _last_of(
+    given: dict[str, Any], n_vocab: int | None, whole: tuple[int, Sequence[int] | None] | None
+) -> dict[str, Any]:
+    """What `GenerateParams` has of guidance, a watermark and numbers that are none. Errors: `InputError`."""
+    scale, mark = given.pop("guidance_scale", 1.0), given.pop("watermarking_config", None)
+    number = real(scale)
+    if number is None:
+        msg = f"guidance_scale={shown(scale)}: expected a finite number (1 is off)"
+        raise InputError(msg)
+    made: dict[str, Any] = {"guidance": number}
+    made["repairs"] = switch("remove_invalid_values", given.pop("remove_invalid_values", False))
+    if mark is not None and mark is not False and mark != []:
+        size, kept = whole or (n_vocab or 0, None)
+        made["watermark"] = watermark_from(mark, size, kept)
+    return made
 
 
 def _check_shown(ids: object, n_vocab: int | None) -> tuple[int, ...]:
@@ -366,12 +406,8 @@ def _check_shown(ids: object, n_vocab: int | None) -> tuple[int, ...]:
     return tuple(whole_number(f"show_tokens[{i}]", token, least=0, most=most) for i, token in enumerate(ids))
 
 
-def _check_together(params: GenerateParams, asked_as: str) -> None:
-    """InputError for parameters of which each is right, and which do not go together.
-
-    `asked_as`: the name by which several answers were asked for.
-    """
-    beams = params.beams
+def _apart(params: GenerateParams) -> str | None:
+    """What of the parameters does not go with beams."""
     apart = {
         "stop_strings": params.stop,
         "stop_at": params.block,
@@ -380,9 +416,18 @@ def _check_together(params: GenerateParams, asked_as: str) -> None:
         "logits_processor": params.processors,
         "priority": params.priority,
         "draft": params.draft,
+        "guidance_scale": params.guidance != 1,
         "" if params.constraint is None else params.constraint.name: params.constraint,
     }
-    what = next((name for name, given in apart.items() if given), None)
+    return next((name for name, given in apart.items() if given), None)
+
+
+def _check_together(params: GenerateParams, asked_as: str) -> None:
+    """InputError for parameters of which each is right, and which do not go together.
+
+    `asked_as`: the name by which several answers were asked for.
+    """
+    beams, what = params.beams, _apart(params)
     if beams.n > 1 and what is not None:
         msg = f"num_beams={beams.n}: {what} and beams do not go together here; leave one of them out"
         raise InputError(msg)
@@ -456,6 +501,7 @@ def steps(  # noqa: PLR0913 - keywords
     filtering: Filtering | None = None,
     speculation: Speculation | None = None,
     at_once: bool = False,
+    guidance: Guidance | None = None,
 ) -> Generator[Token | Draw, Drawn, None]:
     """Go on with a sequence: add the prompt, a list of checked ids; then ask for draws, and give tokens, until an end.
 
@@ -463,8 +509,8 @@ def steps(  # noqa: PLR0913 - keywords
     `number`: which of several answers to one prompt it is, for the draws; `n_source`: tokens that an encoder reads
     before the first, for the timings; `filtering`: what the text goes through (default: afresh, where the parameters
     have filters); `speculation`: what drafts ids, which changes none; `at_once`: nobody reads the tokens before the
-    last is there. Without a `spelling` (`decode(ids) -> str` will
-    do) the tokens have no text.
+    last is there; `guidance`: the second text of an answer that asks for one. Without a `spelling` (`decode(ids) ->
+    str` will do) the tokens have no text.
     """
     n_prompt, room = len(prompt), most_ids(text, params) - len(text) - len(prompt) + 1  # the last drawn is never fed
     if room < 1:
@@ -486,7 +532,7 @@ def steps(  # noqa: PLR0913 - keywords
     steered = None if sampler is None else _steered(text, params, ends, sampler)
     speculation = _speculation(speculation, sampler, steered)
     at_once = at_once and speculation is None and _looks_at_none(params, sampler)
-    drawn = yield Draw(sampler, limit, ends, ask, first=True)
+    drawn = yield Draw(sampler, limit, ends, ask, first=True, guidance=guidance)
     token, prefill_s, first_token_s = drawn.token, drawn.at - began, time.perf_counter() - began
     n_reused, told = 0 if told else min(drawn.n_reused, n_prompt), (*told, *drawn.logprobs)
     began, decode_s = began + first_token_s, 0.0
@@ -514,7 +560,10 @@ def steps(  # noqa: PLR0913 - keywords
         began = time.perf_counter()
         if sampler is not None:
             sampler.observe((token,))
-        wanted = Draw(sampler, limit - n_new, ends, ask, speculation=speculation, steered=steered, at_once=at_once)
+        left = limit - n_new
+        wanted = Draw(
+            sampler, left, ends, ask, speculation=speculation, steered=steered, at_once=at_once, guidance=guidance
+        )
         token, told = yield from _next(text, steered, wanted)
 
 
@@ -630,15 +679,21 @@ def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) ->
     ends = () if params.ignore_eos else params.eos_ids
     if not params.penalties.off:
         changes = Changes(text.n_vocab, params.penalties, ends, params.source)
+    sampler: Sampler
     if not params.rules.off or params.processors:
-        return Ruled(
+        sampler = Ruled(
             text.n_vocab, how, replace(params.rules, ends=ends), ids=text.ids, limit=limit, sequence=number,
             processors=params.processors, changes=changes,
         )  # fmt: skip
-    if how.plain and changes is None and params.constraint is None:
+    elif how.plain and changes is None and params.constraint is None and not params.in_python:
         return None
-    sampler = Sampler(text.n_vocab, how, sequence=number, changes=changes)
-    sampler.observe(text.ids, answer=False)
+    else:
+        sampler = Sampler(text.n_vocab, how, sequence=number, changes=changes)
+        sampler.observe(text.ids, answer=False)
+    sampler.repairs, sampler.guided = params.repairs, params.guidance != 1
+    if params.watermark is not None:
+        sampler.marking = Marking(params.watermark)
+        sampler.marking.observe(text.ids)
     return sampler
 
 

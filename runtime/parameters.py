@@ -150,6 +150,16 @@ class GenerateKwargs(ConstraintKwargs, total=False):
     """As `min_new_tokens`, of the whole text, a decoder's prompt too."""
     forced_decoder_ids: Iterable[tuple[int, int]] | None
     """Pairs: an id's number in the text, from 0 and the prompt's too, and the id that comes there."""
+    guidance_scale: float | SupportsFloat | None
+    """Above 1: keep nearer to the prompt, by a second text without it (a decoder's); 1 is off."""
+    watermarking_config: Mapping[str, object] | Literal[False] | None
+    """Mark the answer: ids that the ones before choose become likelier; transformers' `WatermarkingConfig` as a dict:
+    {"bias": 2.0, "greenlist_ratio": 0.25, "hashing_key": 15485863, "seeding_scheme": "lefthash", "context_width": 1},
+    or some of it; {} is all of these. False is off."""
+    remove_invalid_values: bool | None
+    """Draw from logits that are NaN or infinite, as if they were 0, or the largest or least finite ones."""
+    renormalize_logits: bool | None
+    """Of beams: scores are made logarithms of probabilities again once all else has changed them."""
     typical_p: float | SupportsFloat | None
     """Draw from the tokens of the most usual surprise, whose probabilities sum to this, in (0, 1]; 1 is off."""
     epsilon_cutoff: float | SupportsFloat | None

@@ -37,8 +37,10 @@ def processors_from(value: object) -> tuple[Processor, ...]:
     return several
 
 
-def processed(processors: Iterable[Processor], ids: Sequence[int], row: NDArray[np.float32]) -> None:
-    """Let each change [n_vocab] logits of what follows `ids`, in place.
+def processed(
+    processors: Iterable[Processor], ids: Sequence[int], row: NDArray[np.float32], *, repairs: bool = False
+) -> None:
+    """Let each change [n_vocab] logits of what follows `ids`, in place. `repairs`: they may leave what is no number.
 
     Errors: `InputError` where one returns something else than such a row, or leaves none that an id can be drawn from;
     whatever a function raises.
@@ -51,7 +53,7 @@ def processed(processors: Iterable[Processor], ids: Sequence[int], row: NDArray[
                 raise InputError(msg)
             row[:] = made
         largest = float(row.max())
-        if not math.isfinite(largest):
+        if not repairs and not math.isfinite(largest):
             what = "NaN in its row" if math.isnan(largest) else "+inf in its row" if largest > 0 else "-inf alone"
             msg = f"{_called(i, each)} left {what} after position {len(ids) - 1}, so no token can be drawn; leave a "
             msg += "finite logit for at least one, and -inf for what must not come"

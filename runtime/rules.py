@@ -134,7 +134,7 @@ class Ruled(Sampler):
         super().__init__(n_vocab, params, sequence=sequence, changes=changes)
         super().observe(ids, answer=False)
         self._rules, self._text, self._n_before, self._limit = rules, list(ids), len(ids), limit
-        self._processors, self.calls_python = processors, bool(processors)
+        self.processors = processors
         self._edits = np.zeros(0, np.int64)
 
     def observe(self, ids: Iterable[int], *, answer: bool = True) -> None:
@@ -156,7 +156,7 @@ class Ruled(Sampler):
         """As the sampler's, of what the processors leave."""
         row = self._row
         np.copyto(row, logits)
-        processed(self._processors, self._text, row)
+        processed(self.processors, self._text, row, repairs=self.repairs)
         return super().draw(row, position)
 
     def _stand_alone(self) -> None:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .penalties import Changes, Lists
+    from .processors import Processor
+    from .watermark import Marking
 
 __all__ = [
     "LN2_HIGH",
@@ -66,6 +68,7 @@ __all__ = [
     "nucleus_part",
     "philox",
     "real",
+    "repaired",
     "sample",
     "uniform",
     "uniform_bits",
@@ -92,13 +95,18 @@ class Sampler:
     `observe` every id of the prompt and of the answer (only the repetition penalty looks at them), `draw` per token.
     """
 
-    #: Whether functions of the caller's change a row, so that no backend draws from it.
-    calls_python = False
+    #: Functions of the caller's that change a row.
+    processors: Sequence[Processor] = ()
     #: What the CPU's kernel is told (`drawing.py`), once it was; and arrays whose addresses several rows' words hold.
     words: NDArray[np.int64] | None = None
     held: Sequence[object] = ()
     #: The arrays that they have addresses of (`penalties.py`).
     lists: Lists | None = None
+    #: Whether logits that are no numbers are drawn from all the same; what marks the text, and whether a row is made of
+    #: more than the text's own logits (`guidance.py`). Each is set before an id is observed.
+    repairs = False
+    marking: Marking | None = None
+    guided = False
     #: uint32 [ceil(n_vocab / 32)], C-contiguous: bit i % 32 of word i // 32 says that id i may come, and no other ever
     #: does, whatever else is asked. It is read again for each draw; None: all may.
     mask: NDArray[np.uint32] | None = None
@@ -136,9 +144,15 @@ class Sampler:
         return self._history[: self._n_history]
 
     @property
+    def calls_python(self) -> bool:
+        """Whether a row is changed in ways that no kernel knows, so that no backend draws from it."""
+        return bool(self.processors) or self.repairs or self.guided or self.marking is not None
+
+    @property
     def host_only(self) -> bool:
         """Whether a backend that draws ahead, with no word from the host, would draw other ids."""
-        return self.mask is not None or self.changes is not None or bool(self.params.stages)
+        changed = self.mask is not None or self.changes is not None or self.calls_python
+        return changed or bool(self.params.stages)
 
     @property
     def tells_ahead(self) -> bool:
@@ -152,7 +166,7 @@ class Sampler:
     def constant(self) -> bool:
         """Whether every id is drawn alike, whatever came before it: its row and its position alone decide."""
         counts = self.params.repetition_penalty != 1 or self.changes is not None or self.mask is not None
-        return self.tells_ahead and not counts
+        return self.tells_ahead and not counts and not self.calls_python
 
     def ahead(self, ids: Iterable[int]) -> Self:
         """Another sampler, as this one will be once it has observed these ids of the answer; this one stays as it is.
@@ -169,6 +183,7 @@ class Sampler:
         self.words, self.surprises = None, self.surprises.copy()
         self._seen, self._history = self._seen.copy(), self._history.copy()
         self.changes = None if self.changes is None else self.changes.copy()
+        self.marking = None if self.marking is None else self.marking.copy()
 
     def checked_mask(self) -> NDArray[np.uint32]:
         """The mask, which there is. Errors: `InputError`: it is not what a kernel can read."""
@@ -201,9 +216,12 @@ class Sampler:
         """Add ids (0 <= id < n_vocab) to those that penalties bear on: of the answer, or of the text before it."""
         if answer:
             self.surprises[0] = self.surprises[1]
-        if self.changes is not None:
+        if self.changes is not None or self.marking is not None:
             ids = list(ids)
+        if self.changes is not None:
             self.changes.observe(ids, answer=answer)
+        if self.marking is not None:
+            self.marking.observe(ids)
         if self.params.repetition_penalty == 1:
             return
         for i in ids:
@@ -225,6 +243,9 @@ class Sampler:
         """Id of the token at `position`. logits: [n_vocab]; -inf is never drawn; NaN and +inf are an `InputError`."""
         if self.params.greedy:
             scores, _ = self._changed(logits, position)
+            if self.marking is not None:
+                scores = scores.copy()
+                self.marking.mark(scores)
             return int(scores.argmax())
         ids, weights = self.candidates(logits, position)
         reached = np.cumsum(weights, out=self._scratch.reached[: weights.size])
@@ -246,7 +267,7 @@ class Sampler:
         """
         params, scratch = self.params, self._scratch
         scores, largest = self._changed(logits, position)
-        if params.stages:
+        if params.stages or self.marking is not None:
             return self._staged(scores, position)
         if 0 < params.top_k < scores.size:
             np.copyto(scratch.ranked, scores)
@@ -276,7 +297,9 @@ class Sampler:
     def _staged(self, scores: NDArray[np.float32], position: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `candidates`, by the stages that the parameters ask for."""
         row, chance = Standing(scores.copy()), random_bits(self.seed, self.sequence, position)[1]
-        staged(row, self.params.stages, self.params, chance, float(self.surprises[0]))
+        staged(row, self.params.every_stage, self.params, chance, float(self.surprises[0]))
+        if self.marking is not None:
+            self.marking.mark(row.settled())
         ids = np.flatnonzero(row.weights)
         return ids, row.weights[ids]
 
@@ -288,7 +311,7 @@ class Sampler:
             raise InputError(msg)
         scores = row if row.dtype == np.float32 else row.astype(np.float32)
         (edits, forced), changes = self.edits(), self.changes
-        if self._n_history or self.mask is not None or changes is not None or edits.size:
+        if self._n_history or self.mask is not None or changes is not None or edits.size or self.repairs:
             np.copyto(self._scratch.scores, scores)
             scores = self._scratch.scores
         if forced:
@@ -304,12 +327,21 @@ class Sampler:
         if changes is not None and lists is not None:
             changes.apply(scores, lists, 1)
         scores[edits] = -np.inf
+        self._repair(scores)
         if changes is not None and lists is not None:
             changes.apply(scores, lists, 2)
         largest = float(scores.max()) if scores.size else -math.inf
         if not math.isfinite(largest):
             raise self._impossible(row, largest, position, ruled=edits.size > 0)
         return scores, largest
+
+    def _repair(self, scores: NDArray[np.float32]) -> None:
+        """transformers' `InfNanRemoveLogitsProcessor`, where it is asked for; what a mask forbids stays as it is."""
+        if not self.repairs:
+            return
+        repaired(scores)
+        if self.mask is not None:
+            scores[~allowed_of(self.checked_mask(), self.n_vocab)] = -np.inf
 
     def _impossible(self, row: NDArray[np.float32], largest: float, position: int, *, ruled: bool) -> InputError:
         """Why nothing can be drawn of scores whose largest is no number, or none is left."""
@@ -337,6 +369,12 @@ class Sampler:
             f"the logits {after}{with_it} {what}, so no token can be drawn: the model's weights or its input are "
             "damaged"
         )
+
+
+def repaired(scores: NDArray[np.float32]) -> None:
+    """NaN becomes 0, and what is infinite the largest or least finite number, in place."""
+    limit = float(np.finfo(np.float32).max)
+    np.nan_to_num(scores, copy=False, nan=0.0, posinf=limit, neginf=-limit)
 
 
 class NotNumbersError(InputError):

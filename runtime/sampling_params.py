@@ -131,9 +131,14 @@ class SamplingParams:
         """What is done with a row before an id is drawn from it, in order; empty: what the short way does, or less."""
         if self.greedy:
             return ()
-        wanted = tuple(name for name in self.sampler_order or ORDER if name in self._asked)
+        wanted = self.every_stage
         short = wanted == tuple(name for name in _PLAIN if name in wanted)
         return () if short and not self.adaptive and not self.dynatemp_range else wanted
+
+    @cached_property
+    def every_stage(self) -> tuple[str, ...]:
+        """As `stages`, those of the short way too."""
+        return tuple(name for name in self.sampler_order or ORDER if name in self._asked)
 
     @property
     def drawn_by(self) -> int | None:

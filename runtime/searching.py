@@ -59,13 +59,19 @@ class Asked:
         """The answer, an id at a time; of what has no beams. `at_once`: as of `steps`."""
         return tokens(self.sequence, self.steps(filtering, at_once=at_once))
 
-    def check_streams(self) -> None:
-        """InputError for what is known at its end."""
+    def streamed(self) -> Asked:
+        """For who reads it as it comes: without beams, where the model's files alone ask for them.
+
+        Errors: `InputError` for what is known at its end.
+        """
         beams = self.params.beams
+        if beams.of_files:
+            return replace(self, params=self.params.without_beams()).streamed()
         if beams.n > 1 or beams.n_return > 1:
             what = f"num_beams={beams.n}: beams" if beams.n > 1 else f"{beams.n_return} answers"
             msg = f"{what} are known at their end; use generate"
             raise InputError(msg)
+        return self
 
     def steps(
         self, filtering: Filtering | None = None, *, at_once: bool = False
@@ -83,6 +89,7 @@ class Asked:
             filtering=filtering,
             speculation=self.sequence.speculation(self.params, self.number),
             at_once=at_once,
+            guidance=self.sequence.guidance(self.params, len(self.sequence) + len(self.prompt) - 1),
         )
 
 
@@ -212,11 +219,7 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
     params, ends = asked[0].params, asked[0].ends
     texts = [a.sequence.ids + a.prompt for a in asked]
     limits = [a.limit() for a in asked]
-    wanted = [
-        Wanted(a.sequence.table, text, replace(a.params.rules, ends=ends), limit, a.params.penalties, a.params.source)
-        for a, text, (limit, _) in zip(asked, texts, limits, strict=True)
-        if limit > 0
-    ]
+    wanted = [_wanted(a, text, limit) for a, text, (limit, _) in zip(asked, texts, limits, strict=True) if limit > 0]
     with Exits() as refused:
         for a in asked:
             refused.enter_context(a.sequence.as_it_was())
@@ -230,6 +233,14 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
     for a, best in zip(asked, generations, strict=True):
         a.sequence.go_on_with(best.ids)
     return generations
+
+
+def _wanted(asked: Asked, text: list[int], limit: int) -> Wanted:
+    params, table = asked.params, asked.sequence.table
+    rules = replace(params.rules, ends=asked.ends)
+    return Wanted(
+        table, text, rules, limit, params.penalties, params.source, watermark=params.watermark, repairs=params.repairs
+    )
 
 
 def _generation(asked: Asked, text: list[int], result: Searched, at_limit: FinishReason) -> Generation:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
-from ..errors import InputError, MiaotuiError, TokenizerError, is_iterable, shown
+from ..errors import BackendError, InputError, MiaotuiError, TokenizerError, is_iterable, shown
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
@@ -21,9 +21,10 @@ from .engine.ahead import Ahead
 from .engine.scheduler import CLOSED
 from .engine.speculative import Begun, block_words
 from .engine.state import SequenceState, put_back, take_out
-from .engine.wants import Run, Want
+from .engine.wants import Guided, Run, Want
 from .floats import usual_floats
 from .generate import Drawn, Generation, check_ids, check_prompt, params_from
+from .guidance import Guidance, guided
 from .logprobs import LogProbs, told_of
 from .memory import memory_named
 from .parameters import DEFAULT_NEW_TOKENS, TOKENS, GenerateKwargs, overflow_of, salt_of, spelled_out
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .logprobs import Logprob
     from .pages import Table
     from .parameters import Overflow
+    from .sampling import Sampler
     from .session import Session
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
@@ -107,6 +109,7 @@ class Text:
     constrain: Callable[[str, object], Constraint] | None = None  # what an answer must be, of a name and a value
     said: Mapping[str, Any] = field(default_factory=dict)  # parameters, where a call does not give them
     said_of_sampling: Mapping[str, Any] = field(default_factory=dict)  # the same, where it says do_sample=True
+    whole: tuple[int, Ids[int] | None] | None = None  # entries of the whole vocabulary, and what is left of a cut one
 
     def held(self, parameters: GenerateKwargs) -> tuple[GenerateKwargs, Constraint | None]:
         """The parameters without what the answer must be, and that, compiled. Errors: as `constraint_of`."""
@@ -218,7 +221,7 @@ def _drawn_rows(  # noqa: PLR0913, PLR0917 - what a pass left, and of what
     made: list[tuple[int, tuple[Logprob, ...]]] = []
     for i in range(len(drafted) + 1):
         token = session.greedy(row + i)
-        if token >= 0 and draw.sampler is not None:
+        if draw.sampler is not None and (token >= 0 or draw.sampler.repairs):
             token = session.drawn(row + i)
             if token < 0 and not i:
                 token = draw.sampler.draw(session.logits[row], n)  # which says why there is none
@@ -410,6 +413,8 @@ class Sequence:
         session, table, sampler, n = self._session, self._table, draw.sampler, len(self._ids)
         if draw.at_once and draw.left > 1 and not draw.first:
             return self._run(draw)
+        if draw.guidance is not None and sampler is not None:
+            return self._guided(draw, draw.guidance, sampler)
         drafted, ahead = self._drafted(draw)
         masks = draw.steered.ahead(drafted) if drafted and draw.steered is not None else []
         drafted = drafted if draw.steered is None else drafted[: len(masks)]
@@ -420,6 +425,23 @@ class Sequence:
         elif sampler is not None and (words := row_words(sampler, n)) is not None:
             draws = [words]
         return Want(table, self._ids, check, draws=draws, drafted=drafted, check=check, ahead=ahead)
+
+    def guidance(self, params: GenerateParams, first: int) -> Guidance | None:
+        """For the runtime: the second text of an answer, which begins with id `first` of this one; None: none is."""
+        if params.guidance == 1:
+            return None
+        return Guidance(self._session, params.guidance, first, self._table)
+
+    def _guided(self, draw: Draw, how: Guidance, sampler: Sampler) -> Guided:
+        """The next id, by what follows this text and the second one."""
+        session, n = self._session, len(self._ids)
+
+        def drawn(row: NDArray[np.float32], other: NDArray[np.float32]) -> list[tuple[int, tuple[Logprob, ...]]]:
+            token = sampler.draw(guided(row, other, how.scale), n)
+            return [(token, _told(draw, row, n, token))]
+
+        second = (how.table, self._ids[how.first :])
+        return Guided(self._table, self._ids, lambda row: session.logits[row].copy(), drawn, second)
 
     def _run(self, draw: Draw) -> Run:
         """All ids up to the answer's end, as something to wait for."""
@@ -515,7 +537,8 @@ class Sequence:
                 session.compute(self._table, self._ids)
                 self._check_open()
             token = session.argmax
-            token = token if sampler is None or token < 0 else sampler.draw(session.logits[-1], n)
+            if sampler is not None and (token >= 0 or sampler.repairs):
+                token = sampler.draw(session.logits[-1], n)
         else:
             self._table.cached = n
         if token < 0:
@@ -532,7 +555,7 @@ class Sequence:
         A text in `prompt` is encoded with the tokenizer's special tokens only where the sequence begins with it.
         """
         asked = self.asked(prompt, parameters)
-        asked.check_streams()
+        asked = asked.streamed()
         if asked.params.filters is None:
             return Stream(self._read(asked.tokens()))
         filtering = asked.params.filters.filtering()
@@ -579,9 +602,7 @@ class Sequence:
             given = {**given, "seed": self._seed}
         if given.get("overflow") is None:
             given = {**given, "overflow": self._overflow}
-        params = params_from(
-            eos_ids=text.eos_ids, rules=text.rules, n_vocab=self.n_vocab, constraint=constraint, **given
-        )
+        params = self._params(given, constraint, files_beams=parameters.get("num_beams") is None)
         if self._table.source is not None and params.logprobs is not None and params.logprobs.echo:
             msg = "echo: of decoders only; an encoder-decoder's prompt is read by its encoder, which predicts no ids"
             raise InputError(msg)
@@ -605,7 +626,48 @@ class Sequence:
             params = replace(params, source=tuple(source.ids))
         read = 0 if source is None or source.table.cached else len(source.ids)
         spelling = None if codec is None else _spelling(codec, params.shows, tidy=constraint is None)
-        return Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
+        asked = Asked(self, checked, params, spelling, text.load_s, read, model=text.model)
+        self._check_guided(asked)
+        return asked
+
+    def _params(self, given: GenerateKwargs, constraint: Constraint | None, *, files_beams: bool) -> GenerateParams:
+        text = self._text
+        params = params_from(
+            eos_ids=text.eos_ids,
+            rules=text.rules,
+            n_vocab=self.n_vocab,
+            constraint=constraint,
+            whole=text.whole,
+            files_beams=files_beams,
+            **given,
+        )
+        one = params.beams.of_files and not self._session.backend.paged  # a GPU has none
+        return params.without_beams() if one else params
+
+    def _check_guided(self, asked: Asked) -> None:
+        """That a second text can be read with this one. Errors: `InputError`, `BackendError`."""
+        if asked.params.guidance == 1:
+            return
+        what, session, pages = f"guidance_scale={asked.params.guidance:g}", self._session, self._session.pages
+        if session.engine is None:
+            msg = f"{what}: {session.backend.name} has one text at a time, and this needs a second; use device='cpu'"
+            raise BackendError(msg)
+        if self._table.source is not None:
+            msg = f"{what}: of decoders only; leave it out"
+            raise InputError(msg)
+        if asked.params.overflow == "window":
+            msg = f"{what}: a second text cannot outgrow the context with the first; leave out overflow='window'"
+            raise InputError(msg)
+        n_new = max(0, asked.limit()[0])
+        length = len(self._ids) + len(asked.prompt) + n_new
+        needed = pages.needed(length) + pages.needed(1 + n_new)
+        if needed > pages.n_pages:
+            msg = (
+                f"{what}: a second text is read with the answer, up to {1 + n_new} tokens next to {length}; load with "
+            )
+            msg += f"cache_tokens={needed * pages.size} (now {pages.n_pages * pages.size}), or give a smaller "
+            msg += "max_new_tokens; guidance_scale=1 is off"
+            raise InputError(msg)
 
     @spelled_out(GenerateKwargs, {"max_new_tokens": DEFAULT_NEW_TOKENS})
     @memory_named("stream")

@@ -82,6 +82,14 @@ class Standing:
         else:
             self.keep(np.arange(self.scores.size) == self.scores.argmax())
 
+    def settled(self) -> NDArray[np.float32]:
+        """The scores over the temperature, less the largest: to be changed; the temperature is 1 from now on."""
+        with np.errstate(over="ignore"):
+            depth = (self.scores.astype(np.float64) - float(self.scores.max())) / self.temperature
+            self.scores = depth.astype(np.float32)
+        self.temperature, self._weights = 1.0, None
+        return self.scores
+
     def depth(self) -> float:
         """The mean of -x by weight, x <= 0 being the exponents: entropy less the logarithm of the weights' sum."""
         weights = self.weights

@@ -10,18 +10,14 @@ import hashlib
 import json
 import pickle
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from miaotui.runtime.cpu import shipped
 from miaotui.runtime.ops import FAST
 from test_ops import CASES, ROWS, THREADS, Draw, checked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["FAST", "drawn", "repeated"]
 
@@ -50,29 +46,35 @@ def _cases(name: str, variant: str, each: int) -> list[Drawn]:
     def noted(data: st.DataObject, threads: int) -> None:
         values: list[Any] = []
 
-        def draw(strategy: st.SearchStrategy[Any]) -> Any:
+        def noting(strategy: st.SearchStrategy[Any]) -> Any:
             values.append(data.draw(strategy))
             return values[-1]
 
-        CASES[name](Draw(cast("st.DrawFn", draw)), variant)
+        draw: Any = noting
+        CASES[name](Draw(draw), variant)
         found.append(Drawn(name, variant, threads, values))
 
     noted()
     return found
 
 
-def _next(values: Iterator[Any], _strategy: object) -> Any:
-    return next(values)
-
-
 def repeated(file: Path) -> dict[str, str]:
     """Run what `drawn` wrote: op and variant, and the hash of its bytes."""
     hashes: dict[str, Any] = {}
     for case in pickle.loads(file.read_bytes()):  # noqa: S301 - the caller's own file
-        again = cast("st.DrawFn", partial(_next, iter(case.values)))
-        got = checked(case.name, case.variant, again, case.threads)
+        got = checked(case.name, case.variant, _again(case.values), case.threads)
         hashes.setdefault(f"{case.name} {case.variant}", hashlib.sha256()).update(got)
     return {name: h.hexdigest() for name, h in hashes.items()}
+
+
+def _again(values: list[Any]) -> Any:
+    """What draws the same again."""
+    left = iter(values)
+
+    def draw(_: object) -> Any:
+        return next(left)
+
+    return draw
 
 
 if __name__ == "__main__":

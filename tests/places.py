@@ -82,19 +82,9 @@ def archive(file: Path, begin: str = "") -> Path:
 
 def wheel(folder: Path, machine: str, root: Path = ROOT) -> Path:
     """Build the package of a tree for a machine, as `pip wheel` does; the file."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(root),
-    ]
+    words = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(root)]
     here = os.environ | {"MIAOTUI_BUILD_MACHINE": machine, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    command = [sys.executable, "-m", "pip", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=here)
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("*.whl")

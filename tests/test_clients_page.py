@@ -72,13 +72,17 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     folder = tmp_path_factory.mktemp("llm")
     shutil.copytree(ROOT / "docs" / "examples" / "llm-miaotui", folder / "source")
     words = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site")]
-    subprocess.run([sys.executable, "-m", "pip", *words, str(folder / "source")], check=True, capture_output=True)
+    command = [sys.executable, "-m", "pip", *words, str(folder / "source")]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr  # setuptools may be too old for it
     path = os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")])
     where = os.environ | {"PYTHONPATH": path, "LLM_USER_PATH": str(folder / "user")}
 
     def call(*words: str) -> str:
         command = [sys.executable, "-m", "llm", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=where
+        )  # what stands at its input would be a part of the prompt
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -19,7 +19,7 @@ from miaotui.loader.text.choices import Choices
 from miaotui.loader.text.fim import infill_of
 from miaotui.loader.text.token_bytes import token_bytes
 from miaotui.loader.text.tokenizer import Tokenizer
-from miaotui.loader.text.trie import one
+from miaotui.loader.text.trie import Spelled, one, trie_of
 from miaotui.runtime.blocks import BlockEnd
 from miaotui.runtime.sampling import allowed_of
 from miaotui.tools import demo
@@ -84,6 +84,27 @@ def test_bytes_of_tokens_of_other_tokenizers(writer: miaotui.Model) -> None:
 
 
 # ---------------------------------------------------------------- choices
+
+
+TAILS = st.tuples(st.integers(0, 70), st.lists(st.integers(0, 2), min_size=1, max_size=4))
+
+
+@given(st.lists(TAILS, min_size=1, max_size=25), st.sampled_from([1, 1000, 2**29]))
+def test_a_trie_has_each_sequence_and_no_other(rows: list[tuple[int, list[int]]], step: int) -> None:
+    """Sequences that are alike for longer than a key is, that end where others go on, and that come twice."""
+    texts = [[*[step] * n, *(step * i for i in tail)] for n, tail in rows]
+    ids = np.array([i for text in texts for i in text], np.int32)
+    trie = trie_of(Spelled(np.array([len(text) for text in texts]), ids))
+    found, left = [], [(0, list[int]())]
+    while left:
+        node, text = left.pop()
+        found += [tuple(text)] if trie.ends[node] else []
+        children = trie.children(node).tolist()
+        assert children == sorted(set(children))
+        left += [(trie.child(node, token), [*text, token]) for token in children]
+    assert sorted(found) == sorted({tuple(text) for text in texts})
+    prefixes = {tuple(text[:n]) for text in texts for n in range(len(text) + 1)}
+    assert trie.ends.size == len(trie.tokens) + 1 == len(prefixes)
 
 
 def allowed(mask: NDArray[np.uint32], n: int) -> set[int]:

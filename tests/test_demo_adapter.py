@@ -8,18 +8,20 @@ import math
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import miaotui
 import numpy as np
 import pytest
 from miaotui.errors import InputError
 from miaotui.loader.header import read_header
+from miaotui.loader.open import open_model
 from miaotui.tools import demo
 from miaotui.tools.cli import main
 from miaotui.tools.demo import train, where
 from miaotui.tools.demo.corpus import HELD_OUT_SEED, stories
 from miaotui.tools.demo.recipes.sea import HELD_OUT, TARGETS, WORDS, at_sea, sea_stories
+from miaotui.tools.tuning.knobs import knobs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,3 +96,32 @@ def test_the_recipe_writes_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixt
     assert {name: info.shape for name, info in made.items()} == {name: info.shape for name, info in own.items()}
     with miaotui.load(demo.path(), adapters={"sea": tmp_path / "sea"}) as model:
         assert model.adapters == ("sea",)
+
+
+def test_commands_take_an_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`quantize` rounds the merged weights; `bench` and `tune` load them."""
+    where_, sea = str(demo.path()), str(demo.adapter())
+    assert main(["quantize", where_, str(tmp_path / "q"), "--adapter", sea]) == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["q"]
+    with miaotui.load(tmp_path / "q") as written, miaotui.load(where_, adapter=sea, quantize="int8") as model:
+        assert np.array_equal(written.logits([5, 9, 40]), model.logits([5, 9, 40]))
+    with miaotui.load(where_, quantize="int8") as plain:
+        assert not np.array_equal(plain.logits([5, 9, 40]), model_logits(where_, sea))
+    few = ["--prompt", "4", "--new", "2", "--repeat", "1"]
+    assert main(["bench", "--model", where_, "--adapter", sea, "--json", str(tmp_path / "b.json"), *few]) == 0
+    assert json.loads((tmp_path / "b.json").read_text())["adapter"] == sea
+    assert main(["bench", "--model", where_, "--adapter", str(tmp_path), *few]) == 1
+    assert "adapter_config.json" in capsys.readouterr().err
+
+
+def model_logits(path: str, adapter: str) -> Any:
+    with miaotui.load(path, adapter=adapter, quantize="int8") as model:
+        return model.logits([5, 9, 40])
+
+
+def test_an_adapter_stays_the_same_while_settings_are_tried() -> None:
+    with open_model(demo.path(), adapter=demo.adapter()) as opened:
+        knobs = knobs_of(opened, goal="latency", vary=["threads"], fixed={"adapter": demo.adapter()}, prompt=4, new=4)
+        for point in knobs.space.points():
+            assert knobs.options(point)["adapter"] == demo.adapter()
+            assert "adapter" not in knobs.saved(point)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -149,8 +150,10 @@ def test_a_model_that_a_control_group_has_no_room_for_is_refused(
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_understands_the_unit_and_finds_it_tight(tmp_path: Path) -> None:
     text = (DEPLOY / "miaotui.service").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    [edited] = re.findall(r"^```ini\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     file = tmp_path / "miaotui.service"
-    file.write_text(text.replace("/opt/miaotui/bin/miaotui", shutil.which("true") or "/bin/true"))
+    file.write_text((text + edited).replace("/opt/miaotui/bin/miaotui", shutil.which("true") or "/bin/true"))
     analyze = shutil.which("systemd-analyze")
     verified = subprocess.run([analyze, "verify", file], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
@@ -160,12 +163,41 @@ def test_systemd_understands_the_unit_and_finds_it_tight(tmp_path: Path) -> None
     assert "Overall exposure level" in tight.stdout
 
 
+def allowed(group: str) -> set[str]:
+    """System calls of a group, as systemd names them."""
+    words = [shutil.which("systemd-analyze"), "syscall-filter", group]
+    listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[1:]
+    names = {line.strip() for line in listed if line.strip() and not line.strip().startswith("#")}
+    return {call for name in names for call in (allowed(name) if name.startswith("@") else {name})}
+
+
+@pytest.mark.soak("deploy")
+@pytest.mark.skipif(not shutil.which("strace") or not shutil.which("systemd-analyze"), reason="strace is not installed")
+def test_the_server_needs_no_system_call_that_the_unit_forbids(tmp_path: Path) -> None:
+    text = (DEPLOY / "miaotui.service").read_text(encoding="utf-8")
+    may, may_not = re.findall(r"^SystemCallFilter=(~?@[\w-]+)$", text, re.MULTILINE)
+    calls = tmp_path / "calls"
+    with serving(within=["strace", "-f", "-qq", "-c", "-U", "name", "-o", str(calls)]) as (process, port):
+        for more in ({"stream": True}, {"response_format": {"type": "json_object"}, "max_tokens": 8}):
+            body = json.dumps({"messages": [{"role": "user", "content": "What did Tom have?"}], **more})
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+                connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+                assert connection.getresponse().read()
+        [server] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+        os.kill(int(server), signal.SIGTERM)
+        assert process.wait(60) == 0
+    used = set(calls.read_text(encoding="utf-8").split()) - {"syscall", "total"} - {"-" * 16}
+    assert {"execve", "mmap", "futex", "accept4"} <= used
+    assert {call for call in used if call.strip("-")} <= allowed(may) - allowed(may_not[1:])
+
+
 #: Runs in the container: the entry point, the health check, a question, attempts to write, the end.
 INSIDE = r"""
-import json, os, signal, subprocess, sys, urllib.request
+import ctypes, json, os, signal, subprocess, sys, urllib.request
+no_exec = ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)  # PR_SET_MDWE, of Linux 6.3: nothing that is written is executed
 entry, check, stop = json.loads(sys.argv[1])
 with subprocess.Popen(entry, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-    told = {"line": server.stdout.readline(), "user": os.getuid(), "variables": sorted(os.environ)}
+    told = {"no_exec": no_exec, "line": server.stdout.readline(), "user": os.getuid(), "variables": sorted(os.environ)}
     told["check"] = [subprocess.run(check).returncode]
     body = {"messages": [{"role": "user", "content": "Tom had a red ball. What did Tom have?"}], "temperature": 0}
     asked = urllib.request.Request("http://127.0.0.1:8000/v1/chat/completions", json.dumps(body).encode(),
@@ -193,6 +225,7 @@ def test_the_dockerfile_s_steps_make_a_server_that_writes_nowhere(tmp_path: Path
     compilers = list(image.environment.glob("lib/python3*/site-packages/numba"))
     assert compilers == []
     told = _inside(image)
+    assert told["no_exec"] in {0, -1}  # -1: an older kernel
     assert told["line"] == "chat: http://0.0.0.0:8000/v1\n"
     assert told["answer"] == " Tom has a red ball."
     assert told["user"] == 65532

@@ -22,7 +22,7 @@ from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.draw import draw_lines
 from miaotui.runtime.cpu.target import debugging
 from miaotui.runtime.cpu.team import aligned
-from miaotui.runtime.drawing import DRAW, PART, SHARED, row_words, scratch_bytes, scratch_slots
+from miaotui.runtime.drawing import DRAW, PART, SAMPLE, SAMPLED, SHARED, row_words, scratch_bytes, scratch_slots
 from miaotui.runtime.rules import Ruled, Rules
 from miaotui.runtime.sampling import Sampler, SamplingParams, mask_words
 from miaotui.runtime.step import Batch
@@ -127,6 +127,29 @@ def test_threads_share_a_row_that_is_drawn_alone(
     rows[:, rng.integers(n)] = -0.0
     sampler = Sampler(n, SamplingParams(temperature, top_k, top_p, min_p, penalty, do_sample=True, seed=seed))
     sampler.observe(rng.integers(0, n, 5).tolist())
+    assert drawn(rows, [sampler], 7, threads) == [sampler.draw(rows[0], 7)]
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    n=st.sampled_from([SAMPLED - 1, SAMPLED, SAMPLED + 1, SAMPLED + PART + 3]),
+    threads=st.integers(1, 2),
+    temperature=st.sampled_from([0.1, 0.8, 3.0]),
+    top_k=st.sampled_from([0, 0, 0, SAMPLED // 2]),
+    top_p=st.sampled_from([0.02, 0.5, 0.95, 0.999]),
+    min_p=st.sampled_from([0.0, 0.0, 0.05]),
+    scale=st.sampled_from([0.0, 0.5, 3.0]),
+    grid=st.sampled_from([4, 2**20]),
+    unlike=st.sampled_from([0.0, 0.0, 1.0, -1.0, -np.inf]),  # how the sample differs from the rest
+)
+def test_a_sample_that_says_where_a_nucleus_ends_may_be_wrong(
+    seed, n, threads, temperature, top_k, top_p, min_p, scale, grid, unlike
+):  # fmt: skip
+    rows, stride = logits_of(seed, (2, n), grid, scale), n // PART // SAMPLE * PART
+    for i in range(SAMPLE):
+        rows[:, i * stride : i * stride + PART] += np.float32(unlike)
+    sampler = Sampler(n, SamplingParams(temperature, top_k, top_p, min_p, do_sample=True, seed=seed))
     assert drawn(rows, [sampler], 7, threads) == [sampler.draw(rows[0], 7)]
 
 

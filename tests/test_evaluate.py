@@ -228,7 +228,7 @@ def test_choices_by_what_the_model_says(stories: mt.Model, tmp_path: Path, capsy
     assert outcome.scores["0/byte"] == outcome.scores["0"] / len("ball.")
     capsys.readouterr()
     assert cli.main(["evaluate", "multiple-choice", "--data", str(data), "--template", "Q:"]) == 2
-    assert "--template Q:: has no {question} in it" in capsys.readouterr().err
+    assert "--template 'Q:': lacks {question}, in whose place the question goes; add it" in capsys.readouterr().err
 
 
 def test_similarities_of_an_encoder_and_of_a_cross_encoder(tmp_path: Path) -> None:

@@ -37,12 +37,12 @@ def told(directory, said, config=None):
 
 
 SAID = [
-    {"forced_bos_token_id": 0},
-    {"guidance_scale": 1.5},
-    {"watermarking_config": {"bias": 2.0}},
-    {"num_beams": 4, "length_penalty": 2.0},
+    {"watermarking_config": {"ngram_len": 5, "keys": [1, 2]}},
+    {"num_beams": 1000},
+    {"num_beam_groups": 2, "diversity_penalty": 0.5},
     {"penalty_alpha": 0.6},
-    {"remove_invalid_values": True},
+    {"dola_layers": "low"},
+    {"token_healing": True},
     {"do_sample": True, "top_h": 0.4},
 ]
 
@@ -53,8 +53,8 @@ def test_what_is_not_applied_is_named(checkpoint, said):
     assert line.startswith("generation_config.json asks for what is not applied: ")
     for key, value in said.items():
         assert f"{key} {value!r}" in line
-    assert told(checkpoint, None, {"guidance_scale": 1.1})[0].startswith("config.json asks for")
-    assert told(checkpoint, {}, {"guidance_scale": 1.1}) == ()  # the file of its own wins, as in transformers
+    assert told(checkpoint, None, {"penalty_alpha": 1.1})[0].startswith("config.json asks for")
+    assert told(checkpoint, {}, {"penalty_alpha": 1.1}) == ()  # the file of its own wins, as in transformers
 
 
 def test_what_is_applied_or_changes_nothing_is_not_named(checkpoint):
@@ -77,6 +77,9 @@ def test_values_of_the_wrong_kind_are_named(checkpoint):
         ("no_repeat_ngram_size", -1), ("bad_words_ids", [3]), ("sequence_bias", [[[1], "x"]]), ("min_length", 1.5),
         ("forced_decoder_ids", [[1]]), ("exponential_decay_length_penalty", [5]), ("stop_strings", [3]),
         ("forced_eos_token_id", "x"), ("suppress_tokens", -1), ("encoder_repetition_penalty", 0),
+        ("forced_bos_token_id", [3]), ("guidance_scale", "x"), ("num_beams", 2.0),
+        ("watermarking_config", {"bias": "x"}),
+        ("watermarking_config", {"greenlist_ratio": 1}), ("remove_invalid_values", 1), ("sequence_bias", {"x": 1.0}),
         ("repetition_penalty", 10**400), ("encoder_repetition_penalty", -(10**400)), ("no_repeat_ngram_size", 10**400),
     ):  # fmt: skip
         assert f"{name} " in told(checkpoint, {name: wrong})[0]
@@ -96,6 +99,8 @@ PROCESSORS = [
         [[[i], 9.0] for i in range(40, 80)] + [[[10**6], 1.0]],
         {"logit_bias": dict.fromkeys(range(40, 80), 9)},
     ),
+    ("sequence_bias", {f"({i},)": 9.0 for i in range(40, 80)}, {"logit_bias": dict.fromkeys(range(40, 80), 9)}),
+    ("watermarking_config", {"bias": 9.0, "greenlist_ratio": 0.1}, {}),
     ("forced_eos_token_id", 9, {}),
     ("forced_decoder_ids", [[3, 7], [5, 8]], {}),
     ("exponential_decay_length_penalty", [2, 3.0], {}),
@@ -173,9 +178,9 @@ def test_ids_of_the_file_are_those_of_the_whole_vocabulary(checkpoint):
 
 
 def test_it_is_seen_where_models_are_used(checkpoint, capsys):
-    (checkpoint / "generation_config.json").write_text('{"guidance_scale": 2.0}')
+    (checkpoint / "generation_config.json").write_text('{"penalty_alpha": 2.0}')
     with miaotui.load(checkpoint) as model:
-        assert "guidance_scale 2.0" in model.corrections[0]
+        assert "penalty_alpha 2.0" in model.corrections[0]
         assert model.receipt.notes == model.corrections
     assert main(["inspect", str(checkpoint)]) == 0
-    assert "note: generation_config.json asks for what is not applied: guidance_scale 2.0" in capsys.readouterr().out
+    assert "note: generation_config.json asks for what is not applied: penalty_alpha 2.0" in capsys.readouterr().out

@@ -9,7 +9,9 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import miaotui
 import pytest
+from miaotui.tools import demo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +50,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory: Path = tmp_path_factory.mktemp("model")
     with (
         load_with(TEMPLATES["thinking"], directory) as model,
-        serving_here({"m": Scripted(model, SAYS), "free": model}) as at,
+        miaotui.load(demo.path("encoder")) as encoder,
+        serving_here({"m": Scripted(model, SAYS), "free": model, "encoder": encoder}) as at,
     ):
         yield at
 
@@ -148,6 +151,45 @@ def test_messages(anthropic: Any) -> None:
     strictly(anthropic.messages.create(**{**asked, "messages": back}))
     count = strictly(anthropic.messages.count_tokens(model="m", messages=MESSAGES, tools=tools))
     assert count.input_tokens == made.usage.input_tokens + made.usage.cache_read_input_tokens
+
+
+@pytest.mark.soak("clients")
+def test_texts_models_and_log_probabilities(openai: Any) -> None:
+    """As OpenAI's API, and against its types, echo has null for the first log-probability, and chunks for a finish."""
+    listed = [strictly(model) for model in openai.models.list()]
+    assert [model.id for model in listed] == ["m", "free", "encoder"]
+    assert strictly(openai.models.retrieve("free")).id == "free"
+    asked = {"model": "free", "prompt": ["Once upon", "A dog"], "max_tokens": 4, "n": 2, "logprobs": 2}
+    whole = strictly(openai.completions.create(**asked, temperature=1, seed=1))
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    single = {**asked, "n": 1, "stream": True, "stream_options": {"include_usage": True}}
+    chunks = [*openai.completions.create(**single)]
+    assert all(strictly(chunk) for chunk in chunks if not chunk.choices or chunk.choices[0].finish_reason is not None)
+    assert chunks[-1].usage.total_tokens == chunks[-1].usage.prompt_tokens + 8
+    told = {"model": "free", "messages": MESSAGES, "max_tokens": 3, "n": 2, "logprobs": True, "top_logprobs": 3}
+    made = strictly(openai.chat.completions.create(**told, temperature=1, seed=1))
+    assert len(made.choices[1].logprobs.content[0].top_logprobs) == 3
+    streamed = openai.chat.completions.create(**told, stream=True, stream_options={"include_usage": True})
+    *_, last = [strictly(chunk) for chunk in streamed]
+    assert (last.choices, last.usage.completion_tokens) == ([], 6)
+
+
+@pytest.mark.soak("clients")
+def test_vectors_and_decisions(openai: Any) -> None:
+    asked = {"model": "encoder", "input": ["a cat", "a dog"]}
+    plain = strictly(openai.embeddings.create(**asked, encoding_format="float"))
+    packed = strictly(openai.embeddings.create(**asked))  # base64, which the client unpacks
+    for one, other in zip(plain.data, packed.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding)
+    options = [{"value": name, "description": f"It is {name}."} for name in ("red", "blue")]
+    levels = [{"label": name, "description": name} for name in ("low", "high")]
+    questions = [
+        {"type": "predicate", "name": "p", "instructions": "Is it red?"},
+        {"type": "choice", "name": "c", "instructions": "Which?", "choices": options},
+        {"type": "score", "name": "s", "instructions": "How?", "levels": levels},
+    ]
+    made = strictly(openai.decisions.create(model="free", input="The ball is red.", questions=questions))
+    assert len(made.answers) == 3
 
 
 @pytest.mark.soak("clients")

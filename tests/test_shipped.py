@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import op_bits
 import pytest
 import soak
+from checkpoints import small, write_checkpoint
 from miaotui.errors import BackendError, InputError
 from miaotui.runtime.cpu import cpuid, levels, link, shipped
 from miaotui.runtime.cpu.layout import ROOTS
-from miaotui.tools import kernels
+from miaotui.tools import demo, kernels
+from miaotui.tools.bench import start
 from places import ALONE
 
 if TYPE_CHECKING:
@@ -273,7 +275,8 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
         "from miaotui.runtime.cpu import levels\n"
         "k.ROOTS, k.KERNELS = ('team_work',), ('rope', 'linear_int8', 'rms_norm', 'argmax')\n"
         "k.TWINS = [t._replace(kernels=('linear_int8',)) for t in levels.TWINS if t.name == 'vnni']\n"
-        "k._emit(levels.LEVELS[0], Path(sys.argv[1]))"
+        "k.PARTS = {'all': ('',)}\n"
+        "k._emit(levels.LEVELS[0], 'all', Path(sys.argv[1]))"
     )
     places = [tmp_path / "a", tmp_path / "b"]
     started = []
@@ -288,3 +291,44 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
         f"{n}.o" for n in ("team_work", "rope", "linear_int8", "linear_int8.vnni", "rms_norm", "argmax")
     }
     assert made[0]["linear_int8.o"] != made[0]["linear_int8.vnni.o"]
+
+
+@pytest.mark.soak("emission")
+def test_the_same_sources_give_the_same_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel of every level of this machine, twice: with what the clone has, if it has them, or once more."""
+    machine, there = os.uname().machine, kernels._made(os.uname().machine)
+    monkeypatch.setattr(kernels, "HERE", tmp_path / "nowhere")
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
+    first = kernels.compile_ahead(tmp_path / "a", machine)
+    monkeypatch.setenv("PYTHONHASHSEED", "2")
+    assert (there or kernels.compile_ahead(tmp_path / "b", machine)) == first
+
+
+def test_processes_of_a_level_share_no_kernel() -> None:
+    """Each kernel and root is emitted by one of them."""
+    names = [*ROOTS, *link.KERNELS]
+    assert {kernels._part(name) for name in names} == set(kernels.PARTS)
+    assert kernels._part("attention_f32") == "attention"
+    assert kernels._part("linear_int8") == kernels._part("expert_linear_int8") == "products"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is held")
+def test_the_benchmark_of_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "WAYS", dict.fromkeys(start.WAYS, ""))  # nothing is compiled for it
+    write_checkpoint(tmp_path / "m", small("llama"))
+    shutil.copy(demo.path() / "tokenizer.json", tmp_path / "m")
+    words = ["--rounds", "1", "--model", str(tmp_path / "m"), "--cold", str(tmp_path / "m"), "--out"]
+    assert start.main([*words, str(tmp_path / "f.json")]) == 0
+    record = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
+    both = record["start"]["shipped"], record["start"]["jit"]
+    assert all(0 < way["best"] <= way["median"] < 100 and way["peak_bytes"] > 2**24 for way in both)
+    assert record["cold"]["m"]["bytes"] == (tmp_path / "m" / "model.safetensors").stat().st_size
+    assert 0 < record["warm"]["m"]["load"] < record["warm"]["m"]["first_token"]
+    assert str(tmp_path) not in record["command"]
+    assert "m, cold: read 0." in capsys.readouterr().out
+    with pytest.raises(InputError, match="--rounds 0: expected at least 1"):
+        start.main(["--rounds", "0"])
+    with pytest.raises(InputError, match=r"has no \.safetensors to read"):
+        start.main(["--cold", str(tmp_path)])

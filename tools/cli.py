@@ -402,11 +402,11 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]
 def _other_names(command: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, str]:
     """Options that were typed by another name than their first, as `--plan` for `--prune`: the first -> the typed."""
     typed = {argument.partition("=")[0] for argument in arguments}
+    known = command._option_string_actions.items()  # noqa: SLF001 - has no public name
     return {
         first: name
-        for first, *others in (action.option_strings for action in command._actions if action.option_strings)  # noqa: SLF001 - has no public name
-        for name in others
-        if name in typed and name.startswith("--") and first.startswith("--")
+        for name, first in ((name, action.option_strings[0]) for name, action in known)
+        if name != first and name in typed and name.startswith("--") and first.startswith("--")
     }
 
 

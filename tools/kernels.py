@@ -1,13 +1,15 @@
 """Kernels compiled ahead: what building the package does. `python -m miaotui.tools.kernels FOLDER [MACHINE]` by hand.
 
-Each level's functions are emitted by Numba in a process of its own, since tiles take their shapes when kernels are
+Each level's functions are emitted by Numba in processes of its own, since tiles take their shapes when kernels are
 imported; then a linker makes a library of them. What this machine's CPU can do plays no part: the same sources and
 versions give the same bytes anywhere. The linker is the system's, or the one in the PyPI package `ziglang`.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -43,6 +45,15 @@ OUTSIDE = frozenset({
 })  # fmt: skip
 #: Of our own process that emits: nothing that changes code may come from whoever builds.
 _CLEAN = ("NUMBA_", "MIAOTUI_")
+#: Parts of a level, each emitted by a process, and how the names of their kernels begin. What kernels share
+#: (`target.apart`) stays within a part.
+PARTS = {
+    "attention": ("attention", "cross_attention"),
+    "products": ("linear", "expert_linear", "head_products"),
+    "rest": ("",),
+}
+#: Of functions that are compiled for size, how Numba's names for them say it: they keep the books for those that loop.
+SMALL = ("12attention_of",)
 EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}
 EMIT = "--emit"
 
@@ -64,11 +75,11 @@ def compile_ahead(folder: Path, machine: str) -> dict[str, Any]:
     link, libraries = linker(machine), dict[str, str]()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
-        places = [Path(made) / level.name for level in levels]
+        jobs = [(level, part, Path(made) / level.name / part) for part in PARTS for level in levels]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for a process
-            list(pool.map(_emitted, levels, places))
-        for level, place in zip(levels, places, strict=True):
-            libraries |= _linked(link, level.name, place.glob("*.o"), folder)
+            list(pool.map(_emitted, *zip(*jobs, strict=True)))
+        for level in levels:
+            libraries |= _linked(link, level.name, (Path(made) / level.name).glob("*/*.o"), folder)
         if machine == "x86_64":
             probe = Path(made) / "probe.o"
             probe.write_bytes(_probe())
@@ -95,13 +106,13 @@ def _versions() -> dict[str, str]:
     return {"numba": numba.__version__, "llvm": ".".join(map(str, llvm.llvm_version_info))}
 
 
-def _emitted(level: Level, place: Path) -> None:
-    """Emit the objects of a level and its twins, in a fresh process."""
-    place.mkdir()
+def _emitted(level: Level, part: str, place: Path) -> None:
+    """Emit the objects of a part of a level and its twins, in a fresh process."""
+    place.mkdir(parents=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_CLEAN)}
     search = os.pathsep.join(str(path) for path in sys.path)
     done = subprocess.run(  # noqa: S603 - our own module, in our own interpreter
-        [sys.executable, "-m", __spec__.name, EMIT, level.name, place],
+        [sys.executable, "-m", __spec__.name, EMIT, level.name, part, place],
         env=kept | {"PYTHONPATH": search, "NUMBA_DISABLE_INTEL_SVML": "1", "OPENBLAS_NUM_THREADS": "1"},
         cwd=place, capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -164,19 +175,37 @@ def _probe() -> bytes:
     return bytes(made.emit_object(llvm.parse_assembly(IR)))
 
 
-def _emit(level: Level, place: Path) -> None:
-    """Write the objects of a level, and of its twins; the whole of a process's life."""
+def _emit(level: Level, part: str, place: Path) -> None:
+    """Write the objects of a part of a level, and of its twins; the whole of a process's life."""
+    from numba.core.bytecode import FunctionIdentity  # noqa: PLC0415 - as above
+
+    gc.disable()  # a tenth of the time, for some memory more
+    # Numba numbers functions to tell their symbols apart: of two processes too, whose objects become one library
+    FunctionIdentity._unique_ids = itertools.count(10**6 * (1 + list(PARTS).index(part)))  # noqa: SLF001
     aim = _aiming(level)
     aim(None)
     from ..runtime.cpu import emit  # noqa: PLC0415 - it imports the kernels, which must know what they are for
 
-    for name in (*ROOTS, *dict.fromkeys(KERNELS)):
-        (place / f"{name}.o").write_bytes(emit.object_code(name, linked=True))
+    for name in dict.fromkeys((*ROOTS, *KERNELS)):
+        if _part(name) == part:
+            (place / f"{name}.o").write_bytes(emit.object_code(name, linked=True))
     for twin in TWINS:
-        if twin.level == level.name:
+        names = [name for name in twin.kernels if twin.level == level.name and _part(name) == part]
+        if names:
             aim(twin)
-            for name in twin.kernels:
+            for name in names:
                 (place / f"{name}.{twin.name}.o").write_bytes(emit.object_code(name, twin.name, linked=True))
+
+
+def _part(name: str) -> str:
+    return next(part for part, begins in PARTS.items() if name.startswith(begins))
+
+
+def _for_size(module: Any) -> Any:  # noqa: ANN401 - llvmlite has no types
+    for function in module.functions:
+        if not function.is_declaration and any(name in function.name for name in SMALL):
+            function.attributes.add("optsize")
+    return module
 
 
 def _aiming(level: Level) -> Callable[[Twin | None], None]:
@@ -197,6 +226,9 @@ def _aiming(level: Level) -> Callable[[Twin | None], None]:
         def get_pointer_to_function(self, _: str) -> int:
             return 0  # of functions that kernels alone call: Numba wants an address, nobody jumps to it
 
+        def add_ir_module(self, module: Any) -> None:  # noqa: ANN401 - as above
+            super().add_ir_module(_for_size(module))
+
     class Codegen(codegen.CPUCodegen):  # type: ignore[misc]  # as above
         _library_class = Library
 
@@ -204,7 +236,7 @@ def _aiming(level: Level) -> Callable[[Twin | None], None]:
             self.turn(level.features)
             self._target_data = self._tm.target_data
             self._data_layout = str(self._target_data)
-            self._loopvect, self._opt_level = True, 3
+            self._loopvect, self._opt_level = False, 0  # of Numba's first, cheap pass: as it does by default
 
         def turn(self, features: str) -> None:
             """Compile for these features of the level's CPU."""
@@ -241,7 +273,7 @@ def _aiming(level: Level) -> Callable[[Twin | None], None]:
 def main(arguments: list[str]) -> int:
     """Compile for a machine (this one's kind, if none is named) into a folder, and say what was made; 0."""
     if arguments[:1] == [EMIT]:
-        _emit(next(level for level in LEVELS if level.name == arguments[1]), Path(arguments[2]))
+        _emit(next(level for level in LEVELS if level.name == arguments[1]), arguments[2], Path(arguments[3]))
         return 0
     told = compile_ahead(Path(arguments[0]), arguments[1] if arguments[1:] else platform.machine())
     print(json.dumps(told, indent=1))

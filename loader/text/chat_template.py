@@ -214,7 +214,7 @@ def _sandbox() -> Any:  # noqa: ANN401 - a module
     try:
         from . import sandbox  # noqa: PLC0415 - an extra
     except ImportError as e:
-        msg = f"chat templates need jinja2 3.1.6 or newer ({e}): pip install 'miaotui[chat]'"
+        msg = f"chat templates need jinja2 3.1.6 or newer ({e}): pip install 'miaotui[chat]', or in a clone '.[chat]'"
         raise BackendError(msg) from e
     return sandbox
 

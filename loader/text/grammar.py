@@ -297,6 +297,8 @@ def _llguidance() -> Any:  # noqa: ANN401 - an optional package, whose functions
     try:
         import llguidance  # noqa: PLC0415 - of the grammar extra
     except ImportError as e:
-        msg = f"needs llguidance ({e}): pip install 'miaotui[grammar]'; choices alone does without"
+        msg = (
+            f"needs llguidance ({e}): pip install 'miaotui[grammar]', or in a clone '.[grammar]'; choices does without"
+        )
         raise BackendError(msg) from e
     return llguidance

@@ -1,4 +1,4 @@
-"""Many texts as a trie of their tokens: spelled all at once, sorted level by level.
+"""Many texts as a trie of their tokens: spelled all at once, and sorted once.
 
 The trie lies in three arrays, nine bytes a node. Nodes are numbered level by level, and those of one level by parent
 and token: so a node's children lie next to each other, and the node that edge e leads to is e + 1.
@@ -27,6 +27,8 @@ _PART = 1 << 15
 #: What a text is encoded after, so that it is spelled as inside a text; "" where the tokenizer does so anyway.
 _BEFORE = ("", "\n", ":", "x", "\x00")
 _WORD = "x"  # what stands before a word that is not a text's first
+#: What parts words, where no text has it.
+_MARK = "\x00"
 #: Texts by which one of them is chosen.
 _SAMPLE = 512
 
@@ -54,6 +56,22 @@ class Spelled(NamedTuple):
     ids: NDArray[np.int32]
 
 
+class _Words(NamedTuple):
+    """Texts that were spelled word by word; their first words, and the others, each once."""
+
+    made: Spelled
+    heads: list[str]
+    first: Spelled
+    later: list[str]
+    others: Spelled
+
+    def differ(self, texts: list[str], heads: Sequence[bytes], after: Sequence[bytes]) -> NDArray[np.bool_]:
+        """As `_differ`: where all words are right, all texts are."""
+        if _differ(self.heads, self.first, heads, after).any() or _differ(self.later, self.others, after, after).any():
+            return _differ(texts, self.made, heads, after)
+        return np.zeros(len(texts), np.bool_)
+
+
 def spell(texts: list[str], tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) -> Spelled:
     """The tokenizer's own ids of each text, whose bytes are the text's and nothing more.
 
@@ -64,8 +82,10 @@ def spell(texts: list[str], tokenizer: Tokenizer, spelled: TokenBytes, *, first:
     sample = texts[:_SAMPLE]
     tried = {a: int(_differ(sample, _encoded(sample, tokenizer, a), heads, spelled.after).sum()) for a in anchors}
     best = min(anchors, key=lambda a: tried[a])
-    made = _by_words(texts, tokenizer, best) or _encoded(texts, tokenizer, best)
-    wrong = np.flatnonzero(_differ(texts, made, heads, spelled.after))
+    words = _by_words(texts, tokenizer, best)
+    made = _encoded(texts, tokenizer, best) if words is None else words.made
+    differ = _differ(texts, made, heads, spelled.after) if words is None else words.differ(texts, heads, spelled.after)
+    wrong = np.flatnonzero(differ)
     if not wrong.size:
         return made
     others = {}
@@ -96,40 +116,48 @@ def _encoded(texts: list[str], tokenizer: Tokenizer, anchor: str) -> Spelled:
     return Spelled(np.concatenate(lengths), np.concatenate(ids))
 
 
-def _by_words(texts: list[str], tokenizer: Tokenizer, anchor: str) -> Spelled | None:
+class _Numbers(dict[str, int]):
+    """A number for each word, in the order in which they are first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self)
+        return number
+
+
+def _by_words(texts: list[str], tokenizer: Tokenizer, anchor: str) -> _Words | None:
     """As `_encoded`, each word once: names have few words, and a tokenizer is slow.
 
     None where that is not faster, or where it is something else for one of a sample.
     """
-    numbers: dict[str, int] = {}
-    which, counts = list[int](), list[int]()
-    for text in texts:
-        words = text.split(" ")
-        if "" in words:
-            return None
-        which.append(numbers.setdefault(words[0], len(numbers)))
-        which += [numbers.setdefault(f" {word}", len(numbers)) for word in words[1:]]
-        counts.append(len(words))
-    if len(numbers) * 2 > len(texts):
+    whole = _MARK.join(texts)
+    if whole.count(_MARK) >= len(texts):  # a text has it too
         return None
+    words = whole.replace(" ", f"{_MARK} ").split(_MARK)  # all but a text's first begin with their space
+    numbers = _Numbers()
+    use = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
+    if "" in numbers or " " in numbers or len(numbers) * 2 > len(texts):
+        return None
+    counts = np.fromiter((text.count(" ") for text in texts), np.int64, len(texts)) + 1
     heads = [word for word in numbers if word[0] != " "]
     later = [word for word in numbers if word[0] == " "]
-    spelled = _each(_encoded(heads, tokenizer, anchor))
-    spelled += _each(_encoded(later, tokenizer, _WORD)) if later else []
-    by_word = dict(zip([*heads, *later], spelled, strict=True))
-    in_order = [by_word[word] for word in numbers]
-    sizes = np.fromiter(map(len, in_order), np.int64, len(in_order))
-    blob, start, use = np.concatenate(in_order), np.cumsum(sizes) - sizes, np.array(which, np.int64)
-    length = sizes[use]
+    first = _encoded(heads, tokenizer, anchor)
+    others = _encoded(later, tokenizer, _WORD) if later else Spelled(np.zeros(0, np.int64), np.zeros(0, np.int32))
+    sizes = np.concatenate([first.lengths, others.lengths])
+    blob = np.concatenate([first.ids, others.ids])
+    place = np.fromiter(map(numbers.__getitem__, [*heads, *later]), np.int64, len(numbers))
+    start, size = np.empty_like(place), np.empty_like(place)
+    start[place], size[place] = np.cumsum(sizes) - sizes, sizes
+    length = size[use]
     ends = np.concatenate([[0], np.cumsum(length)])
     ids = blob[np.arange(ends[-1]) + np.repeat(start[use] - ends[:-1], length)]
-    at = np.concatenate([[0], np.cumsum(np.array(counts, np.int64))])
+    at = np.concatenate([[0], np.cumsum(counts)])
     made = Spelled(ends[at[1:]] - ends[at[:-1]], ids)
     step, start_of = max(1, len(texts) // _SAMPLE), np.cumsum(made.lengths) - made.lengths
     some = texts[::step]
-    whole = _each(_encoded(some, tokenizer, anchor))
+    each = _each(_encoded(some, tokenizer, anchor))
     parts = [made.ids[a : a + n] for a, n in zip(start_of[::step], made.lengths[::step], strict=True)]
-    return made if all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True)) else None
+    right = all(np.array_equal(a, b) for a, b in zip(each, parts, strict=True))
+    return _Words(made, heads, first, later, others) if right else None
 
 
 def _each(made: Spelled) -> list[NDArray[np.int32]]:
@@ -182,31 +210,66 @@ def one(text: str, tokenizer: Tokenizer, spelled: TokenBytes, *, first: bool) ->
 
 
 def trie_of(spelled: Spelled) -> Trie:
-    """The trie of sequences of ids, each of which has one at least."""
+    """The trie of sequences of ids, each of which has one at least.
+
+    In the order of their ids each is alike to the one before it up to some place, and adds the nodes after that.
+    """
     lengths, ids = spelled
-    start, node = np.cumsum(lengths) - lengths, np.zeros(lengths.size, np.int64)
-    alive, n_nodes, depth = np.arange(lengths.size), 1, 0
+    start = np.cumsum(lengths) - lengths
+    order = _sorted(lengths, start, ids)
+    lengths, start = lengths[order], start[order]
+    alike = _alike(lengths, start, ids)
+    alive, node, n_nodes, depth = np.arange(lengths.size), np.zeros(lengths.size, np.int64), 1, 0
     tokens, parents, ends = [], [], []
     while alive.size:
-        if alive.size == 1:  # what is left of one text is a chain
-            rest = ids[start[alive[0]] + depth : start[alive[0]] + lengths[alive[0]]]
-            chain = n_nodes + np.arange(rest.size)
-            tokens.append(rest.astype(np.int32))
-            parents.append(np.concatenate([node[alive], chain[:-1]]))
-            ends.append(chain[-1:])
-            n_nodes += rest.size
-            break
-        key = node[alive] << 32 | ids[start[alive] + depth]
-        edges, which = np.unique(key, return_inverse=True)
-        node[alive] = n_nodes + which
-        tokens.append((edges & 0xFFFFFFFF).astype(np.int32))
-        parents.append(edges >> 32)
-        n_nodes, depth = n_nodes + edges.size, depth + 1
-        ended = lengths[alive] == depth
-        ends.append(node[alive[ended]])
-        alive = alive[~ended]
+        new = alike[alive] <= depth
+        at = alive[new]
+        tokens.append(ids[start[at] + depth])
+        parents.append(node[new])
+        node = n_nodes - 1 + np.cumsum(new)
+        n_nodes, depth = n_nodes + at.size, depth + 1
+        goes_on = lengths[alive] > depth
+        ends.append(node[~goes_on])
+        alive, node = alive[goes_on], node[goes_on]
     whole = np.zeros(n_nodes, np.bool_)
     whole[np.concatenate(ends)] = True
     counts = np.bincount(np.concatenate(parents), minlength=n_nodes)
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return Trie(np.concatenate(tokens), first, whole)
+    return Trie(np.concatenate(tokens).astype(np.int32), first, whole)
+
+
+def _sorted(lengths: NDArray[np.int64], start: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The order of sequences by their ids: as many ids at a time as a key of 63 bits has, then those that tie."""
+    bits = (int(ids.max()) + 1).bit_length()
+    n = 63 // bits  # ids of a key; 0: the sequence has ended
+    order, places, group = np.arange(lengths.size), np.arange(lengths.size), np.zeros(lengths.size, np.int64)
+    depth = 0
+    while places.size:
+        rows = order[places]
+        key = np.zeros(rows.size, np.int64)
+        for at in range(depth, depth + n):
+            there = lengths[rows] > at
+            key <<= bits
+            key[there] |= ids[start[rows[there]] + at].astype(np.int64) + 1
+        sort = np.lexsort((key, group)) if depth else np.argsort(key, kind="stable")
+        rows, key, group = rows[sort], key[sort], group[sort]
+        order[places] = rows
+        depth += n
+        ties = (key[1:] == key[:-1]) & (group[1:] == group[:-1])
+        group = np.cumsum(np.concatenate([[True], ~ties]))
+        tied = np.concatenate([[False], ties]) | np.concatenate([ties, [False]])
+        tied &= lengths[rows] >= depth  # of equals that ended before, either may come first
+        places, group = places[tied], group[tied]
+    return order
+
+
+def _alike(lengths: NDArray[np.int64], start: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How many of its first ids each sequence, in their order, has in common with the one before it."""
+    alike, at = np.zeros(lengths.size, np.int64), np.arange(1, lengths.size)
+    depth = 0
+    while at.size:
+        at = at[(lengths[at] > depth) & (lengths[at - 1] > depth)]
+        at = at[ids[start[at] + depth] == ids[start[at - 1] + depth]]
+        depth += 1
+        alike[at] = depth
+    return alike

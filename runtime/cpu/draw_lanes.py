@@ -69,14 +69,35 @@ def ir_exp(b: Builder, x: Value, unit: Value) -> Value:
     return b.bitcast(b.add(b.bitcast(t, integers), power), x.type)
 
 
+def ir_divided(b: Builder, a: Value, divisor: Value) -> Value:
+    """`a / divisor`, rounded as a division is, without one: lanes have few dividers.
+
+    The product with the rounded reciprocal is one and a half units off at most, the first correction leaves less than
+    one, and the second the nearest number (Markstein 1990, IBM J. Res. Dev. 34-1). The divisor is 1e-100 to 1e100.
+    """
+    count = a.type.count
+    fma = ext(b, f"llvm.fma.v{count}f64", a.type, [a.type] * 3)
+    less = ir_splat(b, b.fneg(divisor), count)
+    reciprocal = ir_splat(b, b.fdiv(ir.Constant(F64, 1.0), divisor), count)
+    q = b.fmul(a, reciprocal)
+    for _ in range(2):
+        q = b.call(fma, [b.call(fma, [less, q, a]), reciprocal, q])
+    return q
+
+
 def ir_weigh(
     b: Builder, v: Value, here: Value | None, top: Value, floor: Value, temperature: Value, unit: Value, out: Value
 ) -> Value:
-    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none."""
+    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none.
+
+    Beyond 1e-100 and 1e100 a temperature makes the same weights: those of scores that differ are none, or alike.
+    """
     count = v.type.count
     doubles, integers = ir.VectorType(F64, count), ir.VectorType(I64, count)
     wide = b.fsub(b.fpext(v, doubles), ir_splat(b, b.fpext(top, F64), count))
-    exponent = b.fdiv(wide, ir_splat(b, temperature, count))
+    least, most = ir.Constant(F64, 1e-100), ir.Constant(F64, 1e100)
+    within = b.select(b.fcmp_ordered(">", temperature, least), temperature, least)
+    exponent = ir_divided(b, wide, b.select(b.fcmp_ordered("<", within, most), within, most))
     alive = b.and_(b.fcmp_ordered(">=", v, ir_splat(b, floor, count)),
                    b.fcmp_ordered(">=", exponent, alike(doubles, NEGLIGIBLE)))  # fmt: skip
     alive = alive if here is None else b.and_(here, alive)
@@ -109,59 +130,65 @@ def weigh_many(b, x, largest, floor, temperature, unit, out):
     return ir_weigh(b, b.load(ptr(b, x, SCORES), align=4), None, largest, floor, temperature, unit, out)
 
 
-def ir_depth(b: Builder, v: Value, largest: Value, scale: Value) -> tuple[Value, Value]:
-    """How many levels below the largest score, and lanes where that is above the last level."""
-    count = v.type.count
-    depth = b.fmul(b.fsub(ir_splat(b, largest, count), v), ir_splat(b, scale, count))
-    return depth, b.fcmp_ordered("<", depth, alike(v.type, float(LEVELS - 1)))
-
-
-def ir_level(b: Builder, v: Value, largest: Value, scale: Value) -> Value:
-    """int32 lanes: from 0 for the largest to LEVELS - 1; of two scores the lower has no lower level."""
-    depth, above = ir_depth(b, v, largest, scale)
+def ir_level(b: Builder, v: Value, start: Value, scale: Value) -> Value:
+    """int32 lanes: 0 from `start` on, to LEVELS - 1; of two scores the lower has no lower level."""
+    depth, zeros = ir_depth(b, v, start, scale), ir.Constant(ir.VectorType(I32, v.type.count), None)
     deepest = alike(v.type, float(LEVELS - 1))
-    return b.fptosi(b.select(above, depth, deepest), ir.VectorType(I32, v.type.count))
+    level = b.fptosi(b.select(b.fcmp_ordered("<", depth, deepest), depth, deepest), zeros.type)
+    return b.select(b.icmp_signed(">", level, zeros), level, zeros)
+
+
+def ir_depth(b: Builder, v: Value, start: Value, scale: Value) -> Value:
+    """How many levels below the start."""
+    return b.fmul(b.fsub(ir_splat(b, start, v.type.count), v), ir_splat(b, scale, v.type.count))
+
+
+def ir_on_levels(b: Builder, v: Value, here: Value | None, start: Value, scale: Value) -> Value:
+    """Mask of scores that are neither above the start nor on the last level."""
+    chosen = b.and_(
+        b.fcmp_ordered("<=", v, ir_splat(b, start, v.type.count)),
+        b.fcmp_ordered("<", ir_depth(b, v, start, scale), alike(v.type, float(LEVELS - 1))),
+    )
+    return _bits(b, chosen if here is None else b.and_(here, chosen))
 
 
 @op(void, i64, i64, f32, f32, i64)
-def store_levels(b, x, n, largest, scale, out):
+def store_levels(b, x, n, start, scale, out):
     """Levels of scores at x, int32; of absent ones that of zero."""
-    v = ir_level(b, ir_load(b, x, mask=ir_below(b, n)), largest, scale)
-    low = b.select(b.icmp_signed(">", v, const(VI, [0] * N)), v, const(VI, [0] * N))
-    b.store(low, ptr(b, out, VI), align=4)
-
-
-@op(i64, i64, f32, f32)
-def above_last_many(b, x, largest, scale):
-    """Mask of scores at x, MANY, that are above the last level."""
-    return _bits(b, ir_depth(b, b.load(ptr(b, x, SCORES), align=4), largest, scale)[1])
+    b.store(ir_level(b, ir_load(b, x, mask=ir_below(b, n)), start, scale), ptr(b, out, VI), align=4)
 
 
 @op(i64, i64, i64, f32, f32)
-def above_last(b, x, n, largest, scale):
-    """As `above_last_many`, of sixteen."""
+def on_levels(b, x, n, start, scale):
+    """Mask of scores at x that are neither above the start nor on the last level."""
     here = ir_below(b, n)
-    return _bits(b, b.and_(here, ir_depth(b, ir_load(b, x, mask=here), largest, scale)[1]))
+    return ir_on_levels(b, ir_load(b, x, mask=here), here, start, scale)
 
 
-def ir_on_level(b: Builder, v: Value, here: Value | None, largest: Value, scale: Value, level: Value) -> Value:
+@op(i64, i64, f32, f32)
+def on_levels_many(b, x, start, scale):
+    """As `on_levels`, of MANY."""
+    return ir_on_levels(b, b.load(ptr(b, x, SCORES), align=4), None, start, scale)
+
+
+def ir_on_level(b: Builder, v: Value, here: Value | None, start: Value, scale: Value, level: Value) -> Value:
     """Mask of scores that have this level."""
-    v = ir_level(b, v, largest, scale)
+    v = ir_level(b, v, start, scale)
     chosen = b.icmp_signed("==", v, ir_splat(b, b.trunc(level, I32), v.type.count))
     return _bits(b, chosen if here is None else b.and_(here, chosen))
 
 
 @op(i64, i64, i64, f32, f32, i64)
-def on_level(b, x, n, largest, scale, level):
+def on_level(b, x, n, start, scale, level):
     """Mask of scores at x that have this level."""
     here = ir_below(b, n)
-    return ir_on_level(b, ir_load(b, x, mask=here), here, largest, scale, level)
+    return ir_on_level(b, ir_load(b, x, mask=here), here, start, scale, level)
 
 
 @op(i64, i64, f32, f32, i64)
-def on_level_many(b, x, largest, scale, level):
+def on_level_many(b, x, start, scale, level):
     """As `on_level`, of MANY."""
-    return ir_on_level(b, b.load(ptr(b, x, SCORES), align=4), None, largest, scale, level)
+    return ir_on_level(b, b.load(ptr(b, x, SCORES), align=4), None, start, scale, level)
 
 
 def ir_weight_above(b: Builder, w: Value, v: Value, here: Value | None, bound: Value, least: Value) -> Value:

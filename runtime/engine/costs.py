@@ -5,8 +5,11 @@ All of it is measured in passes that go on without a draft: such a pass is one u
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["BUDGET", "RARELY", "SLOPE", "Acceptance", "Costs", "Credit"]
 
@@ -21,6 +24,13 @@ _SAMPLES, _GUESSES = 9, 2
 _FADE, _WEIGHT = 0.85, 3.0
 
 
+def _middle(values: Iterable[float]) -> float:
+    """The median. Python's `statistics` would be 2 MB of every start."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return (ordered[half] + ordered[~half]) / 2
+
+
 class Costs:
     """Seconds of passes that only go on with answers, by their tokens: the median of the last."""
 
@@ -33,7 +43,7 @@ class Costs:
         """A pass took so long."""
         there = self._seconds.setdefault(n_tokens, deque(maxlen=_SAMPLES))
         there.append(seconds)
-        self._median[n_tokens] = statistics.median(there)
+        self._median[n_tokens] = _middle(there)
 
     def of(self, n_tokens: int, base: int) -> float:
         """Of a pass, as a multiple of one of `base` tokens. One that was never seen grows by `SLOPE` of one token."""
@@ -45,7 +55,7 @@ class Costs:
         if not there or not unit:
             return guess
         # One slow pass decides nothing.
-        return max(least, statistics.median([guess * unit] * _GUESSES + list(there)) / unit)
+        return max(least, _middle([guess * unit] * _GUESSES + list(there)) / unit)
 
     def spent(self, n_tokens: int, base: int) -> float:
         """As `of`, of passes that were: as they were measured, without a guess where any was."""

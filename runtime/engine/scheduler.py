@@ -100,12 +100,16 @@ class Engine:
         want.key = key
         self._n_added += 1
         self._away.discard(id(want.table))
+        if want.other is not None:
+            self.add(want.other)
 
     def forget(self, want: Want) -> None:
         """Nobody waits for it any more."""
         key, want.key = want.key, None
         if key is not None:
             self._wants.pop(key, None)
+        if want.other is not None:
+            self.forget(want.other)
 
     def _gather(self) -> None:
         """Let threads whose tokens came with the last pass ask again: a pass costs little more for all than for one."""

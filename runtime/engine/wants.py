@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from ...handlers import raised_in_handler
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..pages import Table
     from .ahead import Ahead
 
-__all__ = ["Run", "Want"]
+__all__ = ["Guided", "Run", "Want"]
 
 
 class Want:
@@ -46,6 +47,7 @@ class Want:
         "key",
         "n_checked",
         "n_reused",
+        "other",
         "rows",
         "table",
         "take",
@@ -73,6 +75,7 @@ class Want:
         self.table, self.ids, self.take, self.rows, self.draws = table, ids, take, rows, draws
         self.drafted, self.check, self.ahead = drafted, check, ahead
         self.n_checked = 0  # drafted ids that the pass reads
+        self.other: Want | None = None  # what is waited for with it, and forgotten with it
         self.thread = threading.get_ident()
         self.done = False
         self.bell: threading.Event | None = None  # rung when it is done
@@ -205,3 +208,69 @@ class Run(Want):
         """The ids. Errors: as of any."""
         self._raise_error()
         return self.drawn
+
+
+class _Other(Want):
+    """The second text of a `Guided`, which is told when its row is there."""
+
+    __slots__ = ("_whose",)
+
+    def __init__(self, table: Table, ids: Ids[int], take: Callable[[int], Any], whose: Guided) -> None:
+        super().__init__(table, ids, take)
+        self._whose = weakref.ref(whose)  # no circle: who is struck as he waits leaves nothing behind
+
+    def _ends(self) -> None:
+        super()._ends()
+        whose = self._whose()
+        if whose is not None:
+            whose.complete()
+
+
+class Guided(Want):
+    """An id that is drawn from rows of two texts: of one pass, where it has room for both."""
+
+    __slots__ = ("_draw", "_row")
+
+    def __init__(
+        self,
+        table: Table,
+        ids: Ids[int],
+        copied: Callable[[int], Any],
+        draw: Callable[[Any, Any], Any],
+        second: tuple[Table, Ids[int]],
+    ) -> None:
+        """`copied(row)`: a row that stays; `draw(first, second)`: what is made of both; `second`: the other text."""
+        super().__init__(table, ids, copied)
+        self._draw, self._row = draw, None
+        self.other = _Other(*second, copied, self)
+
+    def goes_on(self) -> bool:
+        """As of any; here one that was struck between its last row and its draw is drawn."""
+        self.complete()
+        return not self.done and self._row is None
+
+    def fulfil(self, row: int) -> None:
+        """Keep the row until the other text's is there too. Errors: as of any."""
+        self.at = time.perf_counter()
+        try:
+            self._row = self.take(row)
+        except Exception as e:  # noqa: BLE001 - it is his who waits for it
+            raised_in_handler(e)
+            self._error = e
+            self._ends()
+        else:
+            self.complete()
+
+    def complete(self) -> None:
+        """Draw, once both rows are there, or end where nothing comes of the other text."""
+        if self.done or self.other is None or not self.other.done:
+            return
+        try:
+            second = self.other.result()
+            if self._row is None:
+                return
+            self._result = self._draw(self._row, second)
+        except Exception as e:  # noqa: BLE001 - as above
+            raised_in_handler(e)
+            self._error = e
+        self._ends()

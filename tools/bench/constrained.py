@@ -187,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=160, metavar="N", help="of each answer (default: 160)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="pairs of answers (default: 5)")
     parser.add_argument("--choices", type=int, default=1_000_000, metavar="N", help="names (default: a million)")
+    parser.add_argument("--only-choices", action="store_true", help="measure these alone")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args(argv)
     text = read_text(args.text, InputError)
@@ -194,7 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         make_checkpoint(Path(folder), args.shape, args.dtype)
         trained(text, Path(folder))
         with load(folder, threads=args.threads, max_context=512) as model:
-            made = measured(model, text, args)
+            if args.only_choices:
+                made = {"entries": model.tokenizer.n_vocab, "choices": chosen(model, names(text, args.choices))}
+            else:
+                made = measured(model, text, args)
     record = {
         "command": public_command(
             "python -m miaotui.tools.bench.constrained", ["", *(sys.argv[1:] if argv is None else argv)]

@@ -25,7 +25,16 @@ from ..bench.profile import profile, profile_table, write_trace
 from ..bench.roofline import ReadSum, machine, versions
 from ..bench.shared import GB, bytes_per_step, open_session, peak_memory, print_out, process_age, public_command
 from ..perplexity import check_predicts
-from .arguments import add_precision, add_profile, add_prune, add_quantize, given_model, given_path, prune_of
+from .arguments import (
+    add_adapter,
+    add_precision,
+    add_profile,
+    add_prune,
+    add_quantize,
+    given_model,
+    given_path,
+    prune_of,
+)
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -54,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="checkpoint directory or hub name (default: the demo model that is included)",
     )
+    add_adapter(parser)
     add_quantize(parser)
     add_prune(parser)
     add_precision(parser)
@@ -135,7 +145,8 @@ def _how(args: argparse.Namespace) -> dict[str, Any]:
     """What `load` is told besides the path and the limits."""
     how = {"device": args.device, "quantize": args.quantize, "prune": prune_of(args)}
     how |= {"kv_cache": args.kv_cache, "precision": args.precision}
-    return how | {n: getattr(args, n) for n in ("prefill_chunk", "draft") if getattr(args, n, None) is not None}
+    more = ("adapter", "prefill_chunk", "draft")
+    return how | {n: getattr(args, n) for n in more if getattr(args, n, None) is not None}
 
 
 def _profile(path: Path, threads: int, args: argparse.Namespace, read_gbs: float) -> None:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError
+from ...errors import InputError, shown
 from .. import demo
 from ..evaluate.formats import ALIASES, FORMATS, TASKS
 from ..streams import as_text
@@ -198,7 +198,7 @@ def _check(args: argparse.Namespace) -> None:
             refuse_given(args, add_arguments, [name], f"only of {', '.join(tasks)}, and the task is {args.task}")
     _check_folders(args)
     if "{question}" not in args.template:
-        msg = f"--template {args.template}: has no {{question}} in it"
+        msg = f"--template {shown(args.template)}: lacks {{question}}, in whose place the question goes; add it"
         raise InputError(msg)
     if args.log is not None and (args.log[0] != "tensorboard" or not args.log[1]):
         msg = f"--log {' '.join(args.log)}: expected tensorboard and a directory"

@@ -157,7 +157,7 @@ def main(args: argparse.Namespace) -> int:
             last = _filled(model, prompt, as_utf8(args.suffix, "--suffix"), parameters, whole=bool(before))
         elif args.session is not None:
             last = _kept(model, args.session, prompt, before, parameters)
-        elif (args.num_beams or 1) > 1 or (args.num_return_sequences or 1) > 1:
+        elif (_beams(args, model) or 1) > 1 or (args.num_return_sequences or 1) > 1:
             last = _whole(model, prompt, before, parameters)
         else:
             last = _streamed(model.tokens(prompt, **parameters), before)
@@ -225,6 +225,12 @@ def _streamed(steps: Iterator[Token], before: str) -> Token | None:
         raise
     _write("" if text.endswith("\n") else "\n")
     return last
+
+
+def _beams(args: argparse.Namespace, model: Model) -> int | None:
+    """Those that are asked for, or that the model's files ask for."""
+    said: int | None = model.generation_defaults.get("num_beams")
+    return said if args.num_beams is None else args.num_beams
 
 
 def _whole(model: Model, prompt: str, before: str, parameters: GenerateKwargs) -> Generation:

@@ -65,9 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
     group.add_argument("--tokens", type=int, default=16384, metavar="N", help="feed at most N tokens (default: 16384)")
     group.add_argument("--lines", action="store_true", help="feed each line of the text by itself")
-    group.add_argument(
+    after = group.add_argument(
         "--after", "--behind", dest="behind", metavar="TOKEN", help="judge only what follows this token in each line"
     )
+    after.option_strings = ["--after"]  # the help does not name the former one, which is still understood
     group.add_argument(
         "--statistics",
         type=given_path,

@@ -14,6 +14,8 @@ What it writes is a Hugging Face directory that loads mapped, with nothing left 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +23,10 @@ import numpy as np
 from ...runtime.quantized import QUANTIZED
 from ...sizes import format_bytes
 from ..export import copy_along, new_directory, write_json, write_safetensors
-from .arguments import given_model, given_path, new_place
+from .arguments import add_adapter, given_model, given_path, new_place
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=given_model, metavar="PATH_OR_HUB", help=where)
     parser.add_argument("out", metavar="OUT", type=given_path, help="directory to make; it must not be there yet")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
+    add_adapter(parser)
     parser.add_argument(
         "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"
     )
@@ -53,20 +55,28 @@ def main(args: argparse.Namespace) -> int:
     from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
     new_place(args.out)  # before anything is rounded
-    before, after = quantize(locate(args.path, revision=args.revision), args.out, args.quantize)
+    path = locate(args.path, revision=args.revision)
+    before, after = quantize(path, args.out, args.quantize, adapter=args.adapter)
     print(f"{args.out}: {format_bytes(after)} of weights, from {format_bytes(before)}")
     return 0
 
 
-def quantize(path: str | Path, out: str | Path, how: str) -> tuple[int, int]:
+def quantize(path: str | Path, out: str | Path, how: str, *, adapter: str | Path | None = None) -> tuple[int, int]:
     """Write `path` quantised to the new directory `out`; bytes of weights before and after.
 
-    It appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
+    `adapter`: a PEFT adapter that is merged first; the merged model is written next to `out`, and removed again. It
+    appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
     understood, and loading's own.
     """
     from ...loader.load_plan import make_load_plan  # noqa: PLC0415 - help must not wait for these
     from ...loader.open import open_model  # noqa: PLC0415 - as above
 
+    if adapter is not None:
+        from ..prune import prune  # noqa: PLC0415 - as above
+
+        with TemporaryDirectory(dir=Path(out).absolute().parent, prefix=".merged-") as whole:
+            prune(path, Path(whole) / "merged", None, adapter=adapter)
+            return quantize(Path(whole) / "merged", out, how)
     with open_model(path) as opened, new_directory(out) as made:
         plan = make_load_plan(opened, how)
         tensors = _tensors(plan, opened.checkpoint)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, ProfileError
 from ..evaluate.formats import ALIASES, TASKS
-from .arguments import given_model, given_path, located, size
+from .arguments import add_adapter, given_model, given_path, located, size
 from .sampling import SAMPLING, add_sampling, check_sampling
 from .unheard import refuse_given
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a Hugging Face directory, or a hub name such as org/name (default: the demo model that is included)",
     )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
+    add_adapter(parser)
     parser.add_argument(
         "--goal",
         choices=["latency", "throughput"],
@@ -140,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
     directory = located(args)
     kept = _kept(args.out)
     limits = Limits(args.max_memory or math.inf, args.max_drop if args.task else args.max_kl, seconds=args.max_seconds)
-    with open_model(directory) as opened:
+    with open_model(directory, adapter=args.adapter) as opened:
         subject = _subject(args, opened)
         knobs = _knobs(args, opened, judged=getattr(subject, "judged", True))
         tuned = _tuned(args, directory, opened, (knobs, subject, limits), kept)
@@ -249,7 +250,7 @@ def _knobs(args: argparse.Namespace, opened: Opened, *, judged: bool) -> Knobs:
         goal=args.goal,
         vary=vary,
         plans=args.plan,
-        fixed={} if args.max_context is None else {"max_context": args.max_context},
+        fixed={n: v for n in ("max_context", "adapter") if (v := getattr(args, n)) is not None},
         prompt=args.prompt if timed else 0,
         new=args.new if timed else 0,
     )

@@ -336,7 +336,7 @@ def error(problem: Problem) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": problem.message}}
 
 
-def _failed(problem: Problem) -> Event:
+def _failed(problem: Problem, _: int) -> Event:
     return Event(error(problem), "error")
 
 

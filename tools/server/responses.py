@@ -232,8 +232,8 @@ def events(answering: Answering) -> AsyncIterator[Event]:
     return response_events(head_of(answering.ask), answering)
 
 
-def _failed(problem: Problem) -> Event:
-    told = {"code": problem.code, "message": problem.message, "param": problem.param, "sequence_number": 0}
+def _failed(problem: Problem, number: int) -> Event:
+    told = {"code": problem.code, "message": problem.message, "param": problem.param, "sequence_number": number}
     return Event({"type": "error", **told}, "error")
 
 

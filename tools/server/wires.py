@@ -57,7 +57,8 @@ class Wire:
 
     `ask`: from the fields that were given to an `Ask`; runs in a thread, and may tokenise. `whole`: the answer's body.
     `events`: those of a stream. `error`: a problem's body. `names`: what errors of the engine call otherwise than the
-    fields do. `done`: what a stream ends with. `failed`: the event of a problem after the first byte.
+    fields do. `done`: what a stream ends with. `failed`: the event of a problem after the first byte,
+    and after so many events.
     """
 
     path: str
@@ -69,7 +70,7 @@ class Wire:
     error: Callable[[Problem], Mapping[str, Any]] = openai_error
     names: Mapping[str, str] = field(default_factory=dict)
     done: bytes = DONE
-    failed: Callable[[Problem], Event] | None = None
+    failed: Callable[[Problem, int], Event] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ class _Endpoint:
         if not sent.began:
             await sent.json(problem.status, body, problem.headers)
         elif isinstance(self.wire, Wire):
-            await sent.event(as_bytes(Event(body) if self.wire.failed is None else self.wire.failed(problem)))
+            failed = self.wire.failed
+            await sent.event(as_bytes(Event(body) if failed is None else failed(problem, sent.n_events)))
             await sent.end(self.wire.done)
 
 
@@ -160,7 +162,7 @@ class _Sent:
     """What was sent of one response."""
 
     def __init__(self, send: Send) -> None:
-        self._send, self.status, self.began = send, 0, False
+        self._send, self.status, self.began, self.n_events = send, 0, False, 0
 
     async def json(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         data = to_json(body)
@@ -173,6 +175,7 @@ class _Sent:
         if not self.began:
             head = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
             await self._start(200, [*head, (b"x-accel-buffering", b"no")])
+        self.n_events += 1
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes) -> None:

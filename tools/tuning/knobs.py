@@ -74,10 +74,11 @@ class Knobs:
         return self._plain(chosen) | ({} if cut.plan is None else {"prune": cut.plan})
 
     def saved(self, point: Point) -> dict[str, Any]:
-        """The same as a profile keeps them: plain values."""
+        """The same as a profile keeps them: plain values; an adapter is the caller's, who names it with the profile."""
         chosen = self.space.settings(point)
         cut: Cut = chosen.get("prune", WHOLE)
-        return self._plain(chosen) | ({} if cut.saved is None else {"prune": cut.saved})
+        plain = {name: value for name, value in self._plain(chosen).items() if name != "adapter"}
+        return plain | ({} if cut.saved is None else {"prune": cut.saved})
 
     def batch(self, point: Point) -> int:
         """Answers that are computed together."""

@@ -8,11 +8,11 @@ that any order of adding them has the definition's sum.
 |---|---|
 | `_edited` | scores: the mask of ids, penalties and rules, in a copy |
 | `largest_of` | of a copy: of logits `argmax` has it; no id where it is NaN or infinite: the definition says why |
-| `_weighed` | weights of the scores that top-k leaves, and sums by level where top-p asks for them |
+| `weighed` | weights of the scores that top-k leaves, and sums by level where top-p asks for them |
 | `boundary_of` | the score where a sum of the largest reaches what is wanted |
 | `_picked` | the id at which a uniform number of the sum falls |
 
-Where other stages are asked for, `draw_stages.py` weighs the row in the place of `_weighed` and `boundary_of`.
+Where other stages are asked for, `draw_stages.py` weighs the row in the place of `weighed` and `boundary_of`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ from ...drawing import (
     D_SURPRISES,
     D_TEMPERATURE,
     D_TOP_K,
-    D_UNIT,
     DRAW_WORDS,
     DRAWS,
     I_N,
@@ -61,6 +60,7 @@ from ...drawing import (
     LEVELS,
     PART,
     PREPARES,
+    SAMPLED,
     SHARED,
     WEIGHS,
 )
@@ -68,30 +68,26 @@ from ...exact import NEGLIGIBLE
 from ...step import S_DRAWN, S_DRAWS, S_N_DRAWS, S_RESULTS
 from ..draw_lanes import (
     MANY,
-    above_last,
-    above_last_many,
     allowed,
     equal_to,
     equal_to_many,
     fraction,
     ld_f64,
-    lowest_bit,
     popcount,
-    store_levels,
-    weigh,
-    weigh_many,
     weight_above,
     weight_above_many,
 )
-from ..lanes import ld, ld_i32, ldf, load_tail, splat, st, stf, store_tail
+from ..lanes import ld, ldf, load_tail, splat, st, stf, store_tail
 from .base import arg, jit, kernel, share
-from .draw_base import DIGITS_AT, LEVELS_AT, LOW, WEIGHTS_AT, D, F, first_of, largest_of, random_of, scores_of
-from .draw_boundary import boundary_of, clear, count_levels, deepest_of, scale_of
+from .draw_base import DIGITS_AT, LOW, WEIGHTS_AT, D, F, first_of, largest_of, random_of, scores_of
+from .draw_boundary import boundary_of, count_levels, deepest_of, scale_of
 from .draw_stages import observe, staged
+from .draw_weights import narrowed, weighed
 
 #: What they tell each other, words of each one's scratch where later digits are counted: the address of the scores (0:
-#: nothing can be drawn), bits of their largest, of top-k's floor and of the scale of levels; and its sum of weights.
-SHARED_X, SHARED_LARGEST, SHARED_FLOOR, SHARED_SCALE, SHARED_TOTAL = range(DIGITS_AT, DIGITS_AT + 40, 8)
+#: nothing can be drawn), bits of their largest, of top-k's floor, of where levels start and of their scale; and its sum
+#: of weights.
+SHARED_X, SHARED_LARGEST, SHARED_FLOOR, SHARED_START, SHARED_SCALE, SHARED_TOTAL = range(DIGITS_AT, DIGITS_AT + 48, 8)
 
 
 # ---------------------------------------------------------------------------------------------- scores
@@ -145,48 +141,7 @@ def _edited(words: Any, x: Any, n: Any, s: Any) -> Any:
     return y
 
 
-# ---------------------------------------------------------------------------------------------- weights
-@jit
-def _levelled(mask: Any, x: Any, w: Any, s: Any, highest: Any, scale: Any) -> None:
-    """Add weights of scores above the last level, those of a mask, to the sums of their levels."""
-    while mask != 0:
-        i = lowest_bit(mask)
-        at = s + 8 * int((highest - ldf(x + 4 * i)) * scale)
-        st(at, ld(at) + ld(w + 8 * i))
-        mask &= mask - 1
-
-
-@jit
-def _weighed(words: Any, x: Any, first: Any, last: Any, w: Any, s: Any, highest: Any, floor: Any, scale: Any) -> Any:
-    """The sum of the weights from one entry to another; `w`: of the row's first, `s`: of the sums by level."""
-    temperature, unit, total = ld_f64(words + 8 * D_TEMPERATURE), ld(words + 8 * D_UNIT), 0
-    by_level = ld(words + 8 * D_COMPLEMENT) != 0
-    if by_level:
-        clear(s)
-    for begin in range(first, last, PART):
-        end = min(last, begin + PART)
-        whole = begin + (end - begin) // MANY * MANY
-        for j in range(begin, whole, MANY):
-            total += weigh_many(x + 4 * j, highest, floor, temperature, unit, w + 8 * j)
-        for j in range(whole, end, 16):
-            total += weigh(x + 4 * j, last - j, highest, floor, temperature, unit, w + 8 * j)
-        if by_level:
-            for j in range(begin, whole, MANY):
-                above = above_last_many(x + 4 * j, highest, scale)
-                if popcount(above) > MANY // 2:
-                    for i in range(0, MANY, 16):
-                        store_levels(x + 4 * (j + i), last, highest, scale, s + LEVELS_AT + 4 * i)
-                    for i in range(MANY):
-                        at = s + 8 * ld_i32(s + LEVELS_AT + 4 * i)
-                        st(at, ld(at) + ld(w + 8 * (j + i)))
-                else:
-                    _levelled(above, x + 4 * j, w + 8 * j, s, highest, scale)
-            for j in range(whole, end, 16):
-                above = above_last(x + 4 * j, last - j, highest, scale)
-                _levelled(above, x + 4 * j, w + 8 * j, s, highest, scale)
-    return total
-
-
+# ---------------------------------------------------------------------------------------------- the id
 @jit
 def _part(x: Any, n: Any, s: Any, first: Any, bound: Any, least: Any, tie: Any, ties: Any) -> Any:
     """Of a part of the row, from `first` on: the sum of the weights that are left, and ties that it leaves for others.
@@ -251,25 +206,27 @@ def _begun(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
 
 @jit
 def _limits(words: Any, x: Any, n: Any, s: Any, highest: Any) -> Any:
-    """The score below which top-k leaves nothing, and the scale of top-p's levels."""
+    """The score below which top-k leaves nothing; where top-p's levels start, and their scale."""
     temperature, top_k = ld_f64(words + 8 * D_TEMPERATURE), ld(words + 8 * D_TOP_K)
-    floor, complement, scale = LOW, ld(words + 8 * D_COMPLEMENT), F(0.0)
+    floor, complement, start, scale = LOW, ld(words + 8 * D_COMPLEMENT), highest, F(0.0)
     if top_k != 0:
         scale = scale_of(x, n, highest, temperature, -NEGLIGIBLE)
         count_levels(x, n, s, highest, scale)
         floor = ldf(x + 4 * boundary_of(x, n, s, highest, scale, top_k, False)[0])
     if complement != 0:
         scale = scale_of(x, n, highest, temperature, deepest_of(n, complement))
-    return floor, scale
+        if n >= SAMPLED:
+            start, scale = narrowed(words, x, n, s, highest, floor, scale)
+    return floor, start, scale
 
 
 @jit
-def _ended(words: Any, x: Any, n: Any, s: Any, highest: Any, scale: Any, total: Any) -> Any:
+def _ended(words: Any, x: Any, n: Any, s: Any, start: Any, scale: Any, total: Any) -> Any:
     """The id, once the row is weighed."""
     bound, tie, ties, complement = LOW, 0, 0, ld(words + 8 * D_COMPLEMENT)
     if complement != 0:
         wanted = total - fraction(total, complement)
-        at, above = boundary_of(x, n, s, highest, scale, wanted, True)
+        at, above = boundary_of(x, n, s, start, scale, wanted, True)
         bound, tie = ldf(x + 4 * at), ld(s + WEIGHTS_AT + 8 * at)
         ties = (wanted - above + tie - 1) // tie
         total = above + ties * tie
@@ -290,9 +247,9 @@ def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
         if i >= 0 and ld(words + 8 * D_SURPRISES) != 0:
             observe(words, ld(s + WEIGHTS_AT + 8 * i), total)
         return i
-    floor, scale = _limits(words, x, n, s, highest)
-    total = _weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, scale)
-    return _ended(words, x, n, s, highest, scale, total)
+    floor, start, scale = _limits(words, x, n, s, highest)
+    total = weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, start, scale)
+    return _ended(words, x, n, s, start, scale, total)
 
 
 # ---------------------------------------------------------------------------------------------- a row of all threads
@@ -301,9 +258,10 @@ def _prepared(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> None:
     """Tell the others what weights are made by; `s`: the first thread's scratch."""
     x, highest = _begun(words, logits, n, s, greedy)
     if abs(highest) < np.inf:
-        floor, scale = _limits(words, x, n, s, highest)
+        floor, start, scale = _limits(words, x, n, s, highest)
         stf(s + SHARED_LARGEST, highest)
         stf(s + SHARED_FLOOR, floor)
+        stf(s + SHARED_START, start)
         stf(s + SHARED_SCALE, scale)
         st(s + SHARED_X, x)
     else:
@@ -316,14 +274,17 @@ def _weighed_part(words: Any, n: Any, s: Any, size: Any, t: Any, slots: Any) -> 
     x, own = ld(s + SHARED_X), s + t * size
     if x != 0:
         first, last = share(n, PART, t, slots), share(n, PART, t + 1, slots)
-        highest, floor, scale = ldf(s + SHARED_LARGEST), ldf(s + SHARED_FLOOR), ldf(s + SHARED_SCALE)
-        st(own + SHARED_TOTAL, _weighed(words, x, first, last, s + WEIGHTS_AT, own, highest, floor, scale))
+        highest, floor, start, scale = (
+            ldf(s + SHARED_LARGEST), ldf(s + SHARED_FLOOR), ldf(s + SHARED_START), ldf(s + SHARED_SCALE)
+        )  # fmt: skip
+        total = weighed(words, x, first, last, s + WEIGHTS_AT, own, highest, floor, start, scale)
+        st(own + SHARED_TOTAL, total)
 
 
 @jit
 def _gathered(words: Any, n: Any, s: Any, size: Any, slots: Any) -> Any:
     """The id, from the sums of all threads."""
-    x, highest, scale, total = ld(s + SHARED_X), ldf(s + SHARED_LARGEST), ldf(s + SHARED_SCALE), ld(s + SHARED_TOTAL)
+    x, start, scale, total = ld(s + SHARED_X), ldf(s + SHARED_START), ldf(s + SHARED_SCALE), ld(s + SHARED_TOTAL)
     if x == 0:
         return -1
     for t in range(1, slots):
@@ -332,7 +293,7 @@ def _gathered(words: Any, n: Any, s: Any, size: Any, slots: Any) -> Any:
         if ld(words + 8 * D_COMPLEMENT) != 0:
             for i in range(LEVELS):
                 st(s + 8 * i, ld(s + 8 * i) + ld(other + 8 * i))
-    return _ended(words, x, n, s, highest, scale, total)
+    return _ended(words, x, n, s, start, scale, total)
 
 
 @kernel
