@@ -108,7 +108,7 @@ def test_an_image_that_was_built_here_runs_on_other_cpus(tmp_path: Path) -> None
         return subprocess.run(command, capture_output=True, text=True, check=False, env=here)
 
     want: dict[str, Any] = json.loads(run().stdout)
-    for cpu in ("Haswell", "Skylake-Client", "EPYC", "EPYC-Rome"):
+    for cpu in ("Haswell", "Skylake-Client"):
         done = run("qemu-x86_64", "-cpu", cpu)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == want | {"level": "x86-64-v3"}
