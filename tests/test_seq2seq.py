@@ -444,10 +444,13 @@ def test_bad_input_is_refused_by_name(small: Path, tmp_path: Path) -> None:
 def test_what_generation_config_asks_for_and_is_applied_is_not_named(small: Path, tmp_path: Path) -> None:
     shutil.copytree(small, tmp_path, dirs_exist_ok=True)
     said = {"forced_eos_token_id": 2, "bad_words_ids": [[5]], "num_beams": 4, "decoder_start_token_id": 2}
+    said |= {"penalty_alpha": 0.6}
     (tmp_path / "generation_config.json").write_text(json.dumps(said))
     with miaotui.load(tmp_path) as model:
         [line] = model.corrections
-        assert "num_beams 4" in line
+        assert "penalty_alpha 0.6" in line
+        assert "num_beams" not in line
+        assert model.generation_defaults["num_beams"] == 4
         assert "forced_eos_token_id" not in line
         assert "bad_words_ids" not in line
         assert model.config.decoding is not None

@@ -43,7 +43,8 @@ def test_closed_streams_are_no_error(tmp_path: Path) -> None:
 def test_full_streams_are_one_line() -> None:
     done = shell("generate Once --max-new-tokens 2 >/dev/full")
     assert (done.returncode, done.stderr) == (1, "miaotui: error: standard output: No space left on device\n")
-    assert shell("inspect /nowhere 2>/dev/full").returncode == 1
+    for unbuffered in ("", "1"):
+        assert shell("inspect /nowhere 2>/dev/full", PYTHONUNBUFFERED=unbuffered).returncode == 1
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "prune --help"])

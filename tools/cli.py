@@ -248,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if debug:
                 traceback.print_exc()
             print(f"miaotui: error: {lost}{text}", file=sys.stderr, flush=True)
+        settle()
         return USAGE if isinstance(e, InputError | PlanError | ProfileError) and _ARGUMENT.match(text) else FAILED
     return code
 

@@ -55,12 +55,13 @@ def as_text(name: str) -> str:
 
 
 def settle() -> None:
-    """Python flushes standard output once more at exit: where that fails, let it go nowhere."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Python flushes its streams once more at exit: where that fails, let them go nowhere, or the exit code is 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def with_bytes(text: str, arguments: Sequence[str]) -> str:
