@@ -182,7 +182,13 @@ def test_it_is_read(name: str, raw: dict[str, Any], wanted: tuple[Any, ...], fol
     assert ("num_beams" in said) == bool(followed)
     assert not_applied(None, raw, DECODING_KEYS) == ()
     # a generation_config.json next to it alone says what is forced
-    told = {"decoder_start_token_id": 7, "forced_bos_token_id": 5, "num_beams": 3, "max_length": 9, "penalty_alpha": 0.6}
+    told = {
+        "decoder_start_token_id": 7,
+        "forced_bos_token_id": 5,
+        "num_beams": 3,
+        "max_length": 9,
+        "penalty_alpha": 0.6,
+    }
     config = parse_config(raw, name, told)
     assert config.decoding is not None
     assert (config.decoding.start, config.decoding.forced_bos, config.decoding.forced_eos) == (7, 5, ())
