@@ -391,7 +391,7 @@ def _last_of(
         raise InputError(msg)
     made: dict[str, Any] = {"guidance": number}
     made["repairs"] = switch("remove_invalid_values", given.pop("remove_invalid_values", False))
-    if mark is not None and mark is not False and mark != []:
+    if not (mark is None or mark is False or (isinstance(mark, list) and not mark)):
         size, kept = whole or (n_vocab or 0, None)
         made["watermark"] = watermark_from(mark, size, kept)
     return made

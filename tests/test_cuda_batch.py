@@ -5,6 +5,7 @@ from __future__ import annotations
 import miaotui
 import numpy as np
 import pytest
+import soak
 from checkpoints import FAMILIES, small, write_checkpoint
 from emulation import EmulatedDevice, ListingDevice
 from hypothesis import Phase, given, settings
@@ -64,9 +65,9 @@ def test_keys_are_taken_in_tiles_from_a_sequences_own_first(kv_cache, window):
     assert got.tobytes() == wanted.tobytes()
 
 
-@pytest.mark.ci  # 25 s
+@pytest.mark.ci  # 10 s
 @pytest.mark.parametrize(("kv_cache", "d_head"), [("f32", 8), ("bf16", 128), ("int8", 64)])
-@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("window", soak.rest("cuda", [None, 9], [9]))
 def test_the_tensor_cores_attention_sees_each_sequence_alone(kv_cache, d_head, window):
     """A tile of queries is of several of them; sequences longer than a tile of keys."""
     names = []

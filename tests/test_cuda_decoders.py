@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import soak
 from emulation import EmulatedDevice
 from miaotui.runtime.cuda import driver
 from test_cuda_models import compare
@@ -22,7 +23,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", soak.rest("cuda", CASES, ["olmo2", "gpt_bigcode", "smollm3"]))
 def test_ids_and_logits_are_those_of_the_cpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "CudaDevice", EmulatedDevice)
     family, more = CASES[name]

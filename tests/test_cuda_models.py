@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import miaotui
 import numpy as np
 import pytest
+import soak
 from checkpoints import FAMILIES, small, write_checkpoint
 from emulation import EmulatedDevice
 from greedy import Agreement, agree
@@ -327,20 +328,27 @@ def counting(monkeypatch):
     return CountingDevice
 
 
-@pytest.mark.ci  # 28 s
+#: Options, and the way of a step.
+FORESEEN = [
+    *(({}, way) for way in WAYS),
+    ({"quantize": "int8"}, "persistent"),
+    ({"kv_cache": "bf16"}, "phases"),
+    ({"prune": "keep-layers=0"}, "graph"),
+    ({"precision": "fast"}, "graph"),
+]
+
+
+@pytest.mark.ci  # 16 s
 @pytest.mark.parametrize(
-    ("options", "way"),
-    [
-        *(({}, way) for way in WAYS),
-        ({"quantize": "int8"}, "persistent"),
-        ({"kv_cache": "bf16"}, "phases"),
-        ({"prune": "keep-layers=0"}, "graph"),
-        ({"precision": "fast"}, "graph"),
-    ],
+    "case",
+    soak.rest(
+        "cuda", FORESEEN, [({}, "graph"), ({"quantize": "int8"}, "persistent"), ({"precision": "fast"}, "graph")]
+    ),
     ids=str,
 )
-def test_the_gpus_memory_is_what_was_predicted(options, way, tmp_path, counting, monkeypatch):
+def test_the_gpus_memory_is_what_was_predicted(case, tmp_path, counting, monkeypatch):
     """To the byte, and once steps of one token have run, greedy and drawn, and long prompts."""
+    options, way = case
     monkeypatch.setenv("MIAOTUI_CUDA_STEP", way)
     write_checkpoint(tmp_path, replace(small("llama"), dtype="BF16"))
     with miaotui.load(tmp_path, max_context=64, device="cuda", threads=2, **options) as model:

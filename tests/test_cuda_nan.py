@@ -233,8 +233,8 @@ def test_a_damaged_key_or_value_damages_who_sees_it_and_nobody_else(kv_cache, co
     holds_in(f"attention_{kv_cache}{kernel}", kv_cache, window, count, positions, fast=False)
 
 
-@pytest.mark.ci  # 20 s
-@pytest.mark.parametrize("window", [None, 17])
+@pytest.mark.ci  # 12 s
+@pytest.mark.parametrize("window", soak.rest("cuda", [None, 17], [17]))
 @pytest.mark.parametrize("kv_cache", soak.rest("cuda", KV_BYTES, ["int8"]))
 def test_so_it_is_in_the_tensor_cores_tiles(kv_cache, window):
     """Keys of whole tiles, of the one that the first query begins in, and of the last, which no query sees all of."""
