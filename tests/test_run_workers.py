@@ -255,7 +255,11 @@ def test_whoever_is_killed_often_the_output_is_that_of_one_process(tmp_path: Pat
 def test_workers_end_with_the_run(tmp_path: Path, classifier: Path, number: signal.Signals) -> None:
     write_inputs(tmp_path, 6000)
     command = words_of(tmp_path, classifier, "two", 2)
-    going = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # who is begun in the background may ignore it
+    try:
+        going = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     while size_of(tmp_path / "two") < 2000 and going.poll() is None:
         time.sleep(0.001)
     every = below(going.pid)
