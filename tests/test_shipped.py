@@ -228,9 +228,8 @@ def runnable(fresh: pytest.MonkeyPatch) -> list[str]:
 
 
 @needs_libraries
-@pytest.mark.ci  # 10 s
+@pytest.mark.soak("levels")  # `./dev wheel` compares all levels, and `test_bits` what runs here with Numba's code
 def test_every_level_gives_the_same_bits(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`test_bits` compares what runs here with what Numba compiles."""
     first, *others = runnable(fresh)
     want = told(tmp_path, first, "few")["digests"]
     assert len(want) == 6
