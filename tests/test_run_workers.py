@@ -253,7 +253,7 @@ def test_whoever_is_killed_often_the_output_is_that_of_one_process(tmp_path: Pat
 @pytest.mark.ci  # 10 s
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_workers_end_with_the_run(tmp_path: Path, classifier: Path, number: signal.Signals) -> None:
-    write_inputs(tmp_path, 6000)
+    write_inputs(tmp_path, 600)
     command = words_of(tmp_path, classifier, "two", 2)
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # who is begun in the background may ignore it
     try:
