@@ -66,7 +66,10 @@ class Engine:
         self._pass_s, self._taker, self._n_taken = 0.0, 0, 0  # what it took, the thread that took it, and their number
         self.costs, self.early = Costs(), Costs()  # of passes, and of those of a draft's first layers
         self.n_answers = 1  # texts of the last pass that got logits
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
+        # Held by who waits: what the engine held would keep a loop that was dropped, and all that waits for it.
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Tasks]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @property
     def most(self) -> int:
@@ -174,7 +177,13 @@ class Engine:
         """What tasks of the running event loop wait for."""
         from .tasks import Tasks, running_loop  # noqa: PLC0415 - asyncio: 40 ms that only those who use it should pay
 
-        return self._loops.setdefault(running_loop(), Tasks(self))
+        loop = running_loop()
+        there = self._loops.get(loop)
+        tasks = None if there is None else there()
+        if tasks is None:
+            tasks = Tasks(self)
+            self._loops[loop] = weakref.ref(tasks)
+        return tasks
 
     def after_fork(self) -> None:
         """In the child: what other threads waited for is nobody's."""
@@ -219,6 +228,8 @@ class Engine:
             want = ref()
             if want is None:
                 self._wants.pop(key, None)
+            elif (tasks := want.tasks) is not None and tasks.is_closed:
+                self.forget(want)
             elif not want.goes_on():
                 continue
             elif want.table.dropped:
