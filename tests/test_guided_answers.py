@@ -93,6 +93,42 @@ def test_guided_answers_share_passes_and_keep_their_bits(model: miaotui.Model) -
         assert again == by_hand(model, IDS + first, 2.5, 7)
 
 
+def test_what_is_no_exception_ends_a_guided_answer_alone(model: miaotui.Model) -> None:
+    """Whatever a processor raises, whoever takes the pass: the others come to their end."""
+    prompts = [IDS, [4], [7, 8, 9]]
+    wanted = [model.generate(prompt, guidance_scale=2.5, **FEW).ids for prompt in prompts]
+
+    def fails(ids: list[int], _: np.ndarray) -> None:
+        if ids[:1] == [4] and len(ids) == 3:
+            raise SystemExit
+
+    how: dict[str, Any] = {**FEW, "guidance_scale": 2.5, "logits_processor": fails}
+    ended: list[list[int]] = []
+
+    def noted(ids: list[int], row: np.ndarray) -> None:
+        fails(ids, row)
+        ended.append(ids)
+
+    with pytest.raises(SystemExit):
+        model.generate(prompts, **{**how, "logits_processor": noted})
+    longest = [max((ids for ids in ended if ids[:1] == prompt[:1]), key=len) for prompt in prompts]
+    assert longest == [prompts[0] + wanted[0][:-1], [4, wanted[1][0]], prompts[2] + wanted[2][:-1]]
+    got: dict[int, object] = {}
+
+    def ask(i: int) -> None:
+        try:
+            got[i] = model.generate(prompts[i], **how).ids
+        except BaseException as e:  # noqa: BLE001 - compared below
+            got[i] = type(e)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {0: wanted[0], 1: SystemExit, 2: wanted[2]}
+
+
 def test_guidance_takes_one_pass_for_an_id(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     session, run = model.session, model.session.run_pass

@@ -260,7 +260,9 @@ class Guided(Want):
         self.at = time.perf_counter()
         try:
             self._row = self.take(row)
-        except Exception as e:  # noqa: BLE001 - it is his who waits for it
+        except BaseException as e:  # it is his who waits for it
+            if not ends_one_text(e):
+                raise
             raised_in_handler(e)
             self._error = e
             self._ends()
@@ -276,7 +278,9 @@ class Guided(Want):
             if self._row is None:
                 return
             self._result = self._draw(self._row, second)
-        except Exception as e:  # noqa: BLE001 - as above
+        except BaseException as e:  # as above
+            if not ends_one_text(e):
+                raise
             raised_in_handler(e)
             self._error = e
         self._ends()
