@@ -358,11 +358,12 @@ class Engine:
     def _afresh(self) -> list[tuple[Want, Part]]:
         """Where no text finds room all that wait give theirs up, so that one of them, or somebody else, can go on.
 
-        The encoder's texts too: one may have that of another, which has the pages that the first needs. `FullError`:
-        there is no room for any now, and will be.
+        The encoder's texts too: one may have that of another, which has the pages that the first needs. And texts of a
+        `Guided` whose rows are there already, while it waits for the other text's. `FullError`: there is no room for
+        any now, and will be.
         """
         held = []
-        for want in self._waiting():
+        for want in [want for ref in self._wants.copy().values() if (want := ref()) is not None and not want.done]:
             held += [(self._session.pages, want.table)]
             held += [] if want.table.source is None else [(want.table.source.pages, want.table.source.table)]
         held = [(pages, table) for pages, table in held if table.n_pages]
