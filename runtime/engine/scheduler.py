@@ -312,7 +312,7 @@ class Engine:
         if want is None:
             return
         table, waiting = want.table, {id(each.table) for each in wants}
-        lower = [t for t in pages.tables if t.n_pages and t.arrived and t.priority < table.priority and not t.favoured]
+        lower = [t for t in pages.holding() if t.arrived and t.priority < table.priority and not t.favoured]
         lower = [t for t in lower if id(t) in waiting or t.awaited]  # those that are idle give way in any case
         if not lower:
             return
@@ -326,7 +326,7 @@ class Engine:
 
     def _donor(self, want: Want) -> tuple[Table | None, int]:
         """Who has most of a text's beginning, and how many ids of it."""
-        return best(want.table, want.ids, self._session.pages.tables, len(want.ids) - want.rows)
+        return best(want.table, want.ids, self._session.pages.holding(), len(want.ids) - want.rows)
 
     def _fits(
         self, want: Want, wants: list[Want], donor: tuple[Table | None, int], yielding: Collection[int] = ()
@@ -349,7 +349,7 @@ class Engine:
             return False
         if donor is not None:
             pages.adopt(table, donor, n)
-            donor.used = max(t.used for t in pages.tables)  # it was of use: others are longer idle
+            donor.used = max(t.used for t in pages.holding())  # it was of use: others are longer idle
             want.n_reused = table.cached
         behind = (w.table for w in wants if w.reads and w.table.priority < table.priority)
         self._n_overtaken += any(each.arrived < table.arrived for each in behind)
@@ -407,9 +407,7 @@ class Engine:
         pages, busy = self._session.pages, {id(table), *(id(each.table) for each, _ in chosen)}
         kept = {id(each.table) for each in wants}
         while not pages.make_room(table, end, kept):
-            tables = [
-                t for t in pages.tables if t.n_pages and t.arrived and id(t) not in busy
-            ]  # and not those of beams
+            tables = [t for t in pages.holding() if t.arrived and id(t) not in busy]  # and not those of beams
             last = max(tables, key=lambda t: t.place, default=table)
             if last.place <= table.place:
                 return False
