@@ -96,7 +96,7 @@ def test_guided_answers_share_passes_and_keep_their_bits(model: miaotui.Model) -
 
 
 def test_guided_texts_make_room_for_each_other_s_second_text(model: miaotui.Model) -> None:
-    """Two have all pages, and the rows of both are there: one gives its own up, so that the other's second text fits."""
+    """Two have all pages, and both rows are there: one gives its own up, so that the other's second text fits."""
     texts = [IDS, [7, 8, 9]]
     wanted = [by_hand(model, ids, 2.5, 7) for ids in texts]
     with miaotui.load(model.directory, cache_tokens=2 * PAGE) as small:
