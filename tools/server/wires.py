@@ -127,7 +127,7 @@ class _Endpoint:
         ask = (await state.prepare(partial(wire.ask, given, state))).salted(ticket.salt)
         check_answers(ask.n_answers, state.settings)
         ticket.hold(ask.n_tokens)
-        answering = Answering(ask, state.metrics, began)
+        answering = Answering(ask, state.metrics, began, state.searches)
         scope.setdefault("state", {})["usage"] = (ask.entry.name, answering.usage)
         try:
             if not ask.stream:
