@@ -129,7 +129,7 @@ async def asked(port: int, prompt: Sequence[int], new: int, more: Mapping[str, A
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {llamaserver.HOST}\r\nContent-Type: application/json\r\n"
     at = time.perf_counter()
     reader, writer = await asyncio.open_connection(llamaserver.HOST, port)
-    came, begins, n_tokens, said = list[float](), "", 0, b""
+    came, begins, n_tokens, last, said = list[float](), "", 0, at, b""
     try:
         writer.write(f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
         said = await reader.readline()
@@ -139,17 +139,19 @@ async def asked(port: int, prompt: Sequence[int], new: int, more: Mapping[str, A
                 continue
             now, event = time.perf_counter(), json.loads(line[6:])
             n_tokens = (event.get("usage") or {}).get("completion_tokens", n_tokens)
-            if event.get("choices") and event["choices"][0]["text"]:
-                begins = event["choices"][0]["text"] if not came else begins
-                came.append(now)
+            for choice in event.get("choices", ()):
+                last = now
+                if choice["text"]:
+                    begins = begins or choice["text"]
+                    came.append(now)
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
-    if n_tokens != new or not came:
+    if n_tokens != new:
         msg = f"port {port} answered {n_tokens} ids ({said.decode(errors='replace').strip()}), expected {new}"
         raise BackendError(msg)
-    return Answer(at, came, n_tokens, begins)
+    return Answer(at, came or [last], n_tokens, begins)  # bytes that are no text make no piece
 
 
 async def _turn(
