@@ -46,8 +46,9 @@ KV_CACHE = "bf16"  # llama.cpp's has 16 bits too
 DTYPES = ("f16", "int8")
 #: What is asked of the ratio of tokens a second, at least.
 BAR = 1.2
-#: Seconds in which an answer is there.
-WITHIN = 120.0
+#: Seconds for all answers of a turn. llama.cpp's threads wait for each other by spinning: where something
+#: else runs, a turn of theirs takes many times as long.
+WITHIN = 180.0
 #: What asks llama.cpp for the likeliest token and no more; ours is told so by the temperature.
 GREEDY = {"samplers": ["top_k"], "top_k": 1, "cache_prompt": True}
 
@@ -157,12 +158,14 @@ async def asked(port: int, prompt: Sequence[int], new: int, more: Mapping[str, A
 async def _turn(
     port: int, of_each: Sequence[Sequence[Sequence[int]]], new: int, more: Mapping[str, Any]
 ) -> list[Answer]:
-    """All clients at once, each one question after the other."""
+    """All clients at once, each one question after the other. Errors: `BackendError`; `TimeoutError`."""
 
     async def client(own: Sequence[Sequence[int]]) -> list[Answer]:
-        return [await asyncio.wait_for(asked(port, prompt, new, more), WITHIN) for prompt in own]
+        return [await asked(port, prompt, new, more) for prompt in own]
 
-    return [answer for answers in await asyncio.gather(*map(client, of_each)) for answer in answers]
+    async with asyncio.timeout(WITHIN):
+        made = await asyncio.gather(*map(client, of_each))
+    return [answer for answers in made for answer in answers]
 
 
 def seen(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -224,7 +227,11 @@ def _compared(
         for name in names:
             time.sleep(compare.PAUSE)  # until the other side's threads sleep
             more = {} if name == "ours" else GREEDY
-            made[name] = asyncio.run(_turn(sides[name].port, of_each, sizes.new, more))
+            try:
+                made[name] = asyncio.run(_turn(sides[name].port, of_each, sizes.new, more))
+            except TimeoutError as error:
+                msg = f"{name}: {clients} clients had no answers within {WITHIN:g} s; is the machine quiet?"
+                raise BackendError(msg) from error
             if i:
                 rows[name].append(seen(made[name]))
         if len(made) > 1:
