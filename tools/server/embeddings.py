@@ -68,6 +68,8 @@ def _vectors(model: Model) -> Vectors:
         return model.vectors
     except (InputError, ConfigError) as e:
         msg = f"model: {e}"
+        if model.config.writes and isinstance(e, InputError):
+            msg = "model: it writes text, and has no vectors; name an encoder, or a decoder that was trained for them"
         raise RequestError(msg, param="model", code="not_supported") from e
 
 

@@ -77,6 +77,7 @@ def _ids(entry: Entry, given: dict[str, Any]) -> list[int]:
             msg = f"{other}: goes with messages; leave it out"
             raise RequestError(msg, param=other)
         return tokenizer.encode(given["prompt"], add_special_tokens=given.get("add_special_tokens", True))
+    entry.check_talks()
     goes_on = given.get("continue_final_message", False)
     rendered = tokenizer.apply_chat_template(
         given["messages"],
