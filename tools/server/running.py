@@ -41,7 +41,7 @@ def listening(host: str, port: int) -> socket.socket:
     except OSError as e:
         named = isinstance(e, socket.gaierror)
         option = f"--host {host}" if named else f"--port {port}"
-        why = os.strerror(e.errno) if e.errno and not named else e.strerror or e  # create_server writes the place into it
+        why = os.strerror(e.errno) if e.errno and not named else e.strerror or e  # create_server's has the place too
         msg = f"{option}: cannot listen at {host}:{port} ({why})"
         raise InputError(msg) from e
 
