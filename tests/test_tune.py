@@ -14,6 +14,7 @@ from checkpoints import small, write_checkpoint
 from miaotui.errors import InputError, MiaotuiError
 from miaotui.loader.open import open_model
 from miaotui.profiles import Profile, identity, read_profile
+from miaotui.runtime.cpu.team import Team
 from miaotui.tools import cli, demo
 from miaotui.tools.bench import tune as bench
 from miaotui.tools.bench.quality import compare, log_softmax
@@ -243,16 +244,22 @@ def test_a_plan_that_cuts_the_vocabulary_is_not_compared(opened, tmp_path):
         meter.loss((1,))
 
 
-def test_a_pair_times_both_by_turns_and_waits_for_idle_threads(opened, monkeypatch):
-    slept = []
-    monkeypatch.setattr(measure.time, "sleep", slept.append)
+def test_a_pair_times_both_by_turns_and_no_thread_looks_for_work_meanwhile(opened, monkeypatch):
+    rested = []
+    rest = Team.rest
+    monkeypatch.setattr(Team, "rest", lambda self: (rest(self), rested.append(self)))
+    monkeypatch.setattr(measure, "TURNS", 2)
     for goal in ("latency", "throughput"):
         knobs = knobs_of(opened, goal=goal, vary=["kv_cache", "batch"], prompt=8, new=4)
         with ModelMeter(demo.path(), opened, knobs, TextSubject(list(range(1, 60)), goal, 8, 4)) as meter:
             point = tuple(len(axis.levels) - 1 for axis in knobs.space.axes)
             pairs = [meter.pair(point), meter.pair(point), meter.pair(knobs.space.reference)]
             assert all(a > 0 and b > 0 for a, b in pairs)
-    assert len(slept) == 12
+            ours, reference = (m.session.backend._executor for m in (meter._loaded(point), meter.reference))
+            turns = [reference, ours, ours, reference]  # who was first changes
+            assert rested[2:6] in (turns, [*turns[2:], *turns[:2]])
+            assert len(rested) == 3 * (2 + 4)
+            rested.clear()
 
 
 def test_a_picture_is_drawn_where_matplotlib_is_and_asked_for_before_anything_is_measured(
