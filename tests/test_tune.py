@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
-from miaotui.errors import InputError, MiaotuiError
+from miaotui.errors import InputError, MiaotuiError, MiaotuiWarning, ProfileError
 from miaotui.loader.open import open_model
 from miaotui.profiles import Profile, identity, read_profile
 from miaotui.runtime.cpu.team import Team
@@ -112,6 +114,41 @@ def test_limits_are_kept_or_said_to_be_too_narrow(tmp_path, capsys, text):
     assert code == 1
     assert "no settings are within memory 1.0 MiB; the least of what was looked at takes" in err
     assert not (tmp_path / "none.json").exists()
+
+
+@pytest.mark.usefixtures("timeless")
+def test_a_profile_measured_with_an_adapter_is_taken_with_it_and_warns_without(tmp_path, capsys, text):
+    file, sea = tmp_path / "p.json", demo.adapter("sea")
+    tune = ("tune", "--vary", "kv_cache,attention", "--text", text, "--max-kl", 0.5, "--out", file, "--adapter", sea)
+    assert run(capsys, *tune)[0] == 0
+    profile = read_profile(file)
+    assert profile.load == {"kv_cache": "int8", "quantize": "none,q=int4,k=int4,v=int4,o=int4"}
+    assert profile.model["adapter"]
+    how = {"max_new_tokens": 8}
+    with miaotui.load(demo.path(), adapter=sea, **profile.load) as model:
+        wanted = model.generate("Once upon a time", **how).text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with miaotui.load(demo.path(), adapter=sea, profile=file) as model:
+            assert model.generate("Once upon a time", **how).text == wanted
+        words = ("Once upon a time", "--max-new-tokens", 8, "--profile", file)
+        code, out, _ = run(capsys, "generate", *words, "--adapter", sea)
+        assert (code, out) == (0, f"Once upon a time{wanted}\n")
+    with (
+        pytest.warns(MiaotuiWarning, match=r"measured with an adapter, and this load merges none.*tune as you load"),
+        miaotui.load(demo.path(), profile=file) as model,
+    ):
+        assert model.generate("Once upon a time", **how).text != wanted
+    plain = replace(profile, model=profile.model | {"adapter": None})
+    with pytest.warns(MiaotuiWarning, match="without an adapter"):
+        miaotui.load(demo.path(), adapter=sea, profile=plain).close()
+    other = replace(profile, model=profile.model | {"adapter": "of other shapes"})
+    with pytest.warns(MiaotuiWarning, match="with another adapter"):
+        miaotui.load(demo.path(), adapter=sea, profile=other).close()
+    with pytest.raises(ProfileError, match=r"tensors are not the same, as it was measured with another adapter"):
+        miaotui.load(demo.path(), adapter=sea, profile=replace(other, model=other.model | {"tensors": "others"}))
+    with pytest.raises(ProfileError, match=r"model.adapter=3: expected a text or null"):
+        replace(profile, model=profile.model | {"adapter": 3})
 
 
 def test_where_the_time_was_too_short_that_is_said():
