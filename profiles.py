@@ -119,7 +119,8 @@ class Profile:
         """Which of the two has an adapter."""
         if not self.model.get("adapter"):
             return "it was measured without an adapter, and this load merges one"
-        return f"it was measured with {'another adapter' if mine['adapter'] else 'an adapter, and this load merges none'}"
+        other = "another adapter" if mine["adapter"] else "an adapter, and this load merges none"
+        return f"it was measured with {other}"
 
     def measured_otherwise(self, opened: Opened) -> str:
         """What is otherwise in this load than in what was measured, by adapters; "": nothing."""
