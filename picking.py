@@ -63,6 +63,8 @@ def settled(asked: Asked, opened: Opened, free: int | None) -> tuple[Request, Pr
     """
     if asked.profile is not None:
         asked.profile.check(opened)
+        if other := asked.profile.measured_otherwise(opened):
+            warn(f"profile: {other}, which may lose more, or be slower; run miaotui tune as you load to be sure")
         if told := asked.profile.differences():
             words = "; ".join(told)
             warn(

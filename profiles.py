@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Self
 
+    from .loader.checkpoint import Checkpoint
     from .loader.open import Opened
 
 __all__ = ["GENERATE", "LOAD", "Profile", "identity", "read_profile"]
@@ -89,6 +90,8 @@ class Profile:
         _check(all(isinstance(row, dict) for row in self.table), "table", self.table, "a list of objects")
         for name in ("name", "family", "config", "tensors"):
             _check(isinstance(self.model.get(name), str), f"model.{name}", self.model.get(name), "a text")
+        adapter = self.model.get("adapter")
+        _check(adapter is None or isinstance(adapter, str), "model.adapter", adapter, "a text or null")
         _check_load(self.load)
         for name, value in self.generate.items():
             if name not in GenerateKwargs.__annotations__:
@@ -106,8 +109,23 @@ class Profile:
         for name, what in (("config", "its config.json is not the same"), ("tensors", "its tensors are not the same")):
             if self.model[name] != mine[name]:
                 told = f"profile: was made for {printed(self.model)}, and this is {printed(mine)}: {what}"
+                if self.model.get("adapter") != mine["adapter"]:
+                    msg = f"{told}, as {self._adapters(mine)}; load with what it was measured with, or leave it out"
+                    raise ProfileError(msg)
                 msg = f"{told}; run miaotui tune for this model, or leave the profile out"
                 raise ProfileError(msg)
+
+    def _adapters(self, mine: Mapping[str, Any]) -> str:
+        """Which of the two has an adapter."""
+        if not self.model.get("adapter"):
+            return "it was measured without an adapter, and this load merges one"
+        other = "another adapter" if mine["adapter"] else "an adapter, and this load merges none"
+        return f"it was measured with {other}"
+
+    def measured_otherwise(self, opened: Opened) -> str:
+        """What is otherwise in this load than in what was measured, by adapters; "": nothing."""
+        mine = identity(opened)
+        return "" if self.model.get("adapter") == mine["adapter"] else self._adapters(mine)
 
     def differences(self) -> list[str]:
         """What is otherwise on this machine than on the one it was made on, in words."""
@@ -161,15 +179,23 @@ def read_profile(path: str | os.PathLike[str] | Profile) -> Profile:
 
 
 def identity(opened: Opened) -> dict[str, Any]:
-    """Which model it is: its name, its family, and hashes of its config and of its tensors' names, dtypes and sizes."""
+    """Which model it is: its name, its family, and hashes of its config and of its tensors' names, dtypes and sizes.
+
+    `adapter`: the same of the adapter's tensors, where one is merged; one that was trained again is the same.
+    """
     config = {name: value for name, value in opened.raw.items() if name not in _ASIDE}
-    tensors = [(name, t.dtype, list(t.shape)) for name, t in sorted(opened.checkpoint.tensors.items())]
+    adapter = None if opened.adapter is None else _digest(_shapes(opened.adapter.files))
     return {
         "name": opened.directory.resolve().name,
         "family": opened.config.family,
         "config": _digest(config),
-        "tensors": _digest(tensors),
+        "tensors": _digest(_shapes(opened.checkpoint)),
+        "adapter": adapter,
     }
+
+
+def _shapes(file: Checkpoint) -> list[tuple[str, str, list[int]]]:
+    return [(name, t.dtype, list(t.shape)) for name, t in sorted(file.tensors.items())]
 
 
 def printed(model: Mapping[str, Any]) -> str:

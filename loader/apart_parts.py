@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..errors import InputError, shown
+from ..runtime.spec import Attention
 from .adapted import tied_names
 from .merge import Whole, cut_alike, row_norms
 from .places import Target, places_of
@@ -36,6 +37,8 @@ PIECE = 2**20
 WHOLE = ("embed", "head", "head_dense", "classifier")
 #: Of DeBERTa, what rows of a table of distances are multiplied with.
 MEETS_DISTANCES = ("q", "k", "pos_q", "pos_k")
+#: Term of a score -> of these the product of the table alone, and that of the text, where there is no other.
+_MEETS = {"c2p": ("pos_k", "k"), "p2c": ("pos_q", "q")}
 #: Roles of products.
 PRODUCTS = tuple(role for role in MATRICES if role not in ("embed", "convolution"))
 
@@ -197,6 +200,8 @@ def replaced_by(call: str, name: str, adapter: Adapter, opened: Opened) -> froze
     tables = {tensor for tensor, roles in targets.items() if roles <= {"embed", "head"}}
     lows = {role_of(t.role) for t in adapter.low}
     rows = {role for tensor in {*other, *adapter.tokens} for role in targets.get(tensor, ())}
+    touched = lows | {role_of(r).removesuffix("_bias") for r in (*rows, *(t.role for t in adapter.bias_terms))}
+    meets = sorted(touched & _meet_distances(opened, {role_of(r) for roles in targets.values() for r in roles}))
     both = next((t.role for t in adapter.low if t.role in rows and t.role in WHOLE), None)
     what = (
         (any(tensor not in tables for tensor in adapter.tokens), "rows of a table that is not the embedding"),
@@ -205,6 +210,7 @@ def replaced_by(call: str, name: str, adapter: Adapter, opened: Opened) -> froze
         (other & {*adapter.tokens}, "rows of an embedding (trainable_token_indices) next to all of it"),
         (lows & {"positions", "token_types"}, "a table of positions or types among its modules"),
         (any(expert_of(t.role) is not None for t in adapter.low), "experts among its modules"),
+        (meets, f"{' and '.join(meets)} among its modules, with which rows of a table of distances are multiplied too"),
         (other - fine, "weights in place of the model's own (modules_to_save, bias): "
                        + ", ".join(sorted(other - fine)[:3])),
     )  # fmt: skip
@@ -214,6 +220,13 @@ def replaced_by(call: str, name: str, adapter: Adapter, opened: Opened) -> froze
         msg += f"load(adapter={shown(str(adapter.directory))}) merges it"
         raise InputError(msg)
     return other
+
+
+def _meet_distances(opened: Opened, there: set[str]) -> set[str]:
+    """Roles that rows of a table of distances are multiplied with: once, and for no text's adapter."""
+    sublayers = (s for layer in opened.config.stack.layers for s in layer if isinstance(s, Attention))
+    pairs = {_MEETS[term] for s in sublayers for term in s.relative}
+    return {own if own in there else shared for own, shared in pairs}
 
 
 def _may_be_whole(role: str) -> bool:

@@ -69,5 +69,8 @@ class Backend(Protocol):
     def seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Run a batch an instruction at a time: seconds of each."""
 
+    def rest(self) -> None:
+        """Between runs: have no thread look for work. The next run starts them again."""
+
     def close(self) -> None:
         """Stop threads, give memory back. Harmless when done twice."""

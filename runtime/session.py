@@ -452,6 +452,10 @@ class Session(Pools):
         """Greedy id of the last row, the first of equals; -1 where one of its logits is NaN."""
         return self.backend.argmax(self._batch)
 
+    def rest(self) -> None:
+        """Have no thread look for work until the next pass: what another model is timed next to must be idle."""
+        self.held(self.backend.rest)
+
     def close(self, then: Callable[[], None] = lambda: None) -> None:
         """Wait for the pass that runs, then stop; what would go on gets an `InputError`. Harmless when done twice.
 

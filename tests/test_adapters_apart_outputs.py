@@ -8,7 +8,7 @@ import miaotui
 import numpy as np
 import pytest
 from adapter_outputs import CASES, DECODER_IDS, IDS, SEQ2SEQ, Case
-from miaotui.errors import BackendError, InputError
+from miaotui.errors import InputError
 from test_adapters import DATA, OUTPUTS, write_base
 from tolerance import bound
 
@@ -35,10 +35,6 @@ def test_outputs_are_those_of_peft(name: str, tmp_path: Path) -> None:
     write_base(case, tmp_path)
     if name in REFUSED:
         with pytest.raises(InputError, match=rf"adapters: 'a', .*{name}: has {REFUSED[name]}.*load\(adapter="):
-            miaotui.load(tmp_path, adapters={"a": DATA / name})
-        return
-    if name == "deberta":  # whose queries meet a table of distances, too
-        with pytest.raises(BackendError, match="no kernel computes an adapter of q"):
             miaotui.load(tmp_path, adapters={"a": DATA / name})
         return
     with miaotui.load(tmp_path) as model:

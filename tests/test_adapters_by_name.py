@@ -268,23 +268,48 @@ def test_a_saved_text_goes_on_with_its_adapter(tmp_path: Path) -> None:
         model.load_sequence(file)
 
 
-def test_keys_that_a_table_of_distances_is_multiplied_with_too_are_refused(tmp_path: Path) -> None:
-    """DeBERTa's `share_att_key`: such keys and queries are made once, of no text's adapter."""
-    pytest.importorskip("torch")
+def of_deberta(base: Path, *terms: str, shared: bool) -> None:
     from test_classifiers import made, transformers
 
     config = transformers.CONFIG_MAPPING["deberta-v2"](
         vocab_size=53, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20,
-        max_position_embeddings=64, relative_attention=True, pos_att_type=["c2p", "p2c"], share_att_key=True,
+        max_position_embeddings=64, relative_attention=True, pos_att_type=list(terms), share_att_key=shared,
         position_biased_input=False, pad_token_id=0,
     )  # fmt: skip
-    base = tmp_path / "base"
     made(config, base)
-    value = write_adapter(tmp_path / "value", base, "value_proj")
-    with miaotui.load(base, adapters={"a": value}) as model:
-        assert np.abs(model.logits(IDS, adapter="a") - model.logits(IDS)).max() > 0.01
-    with pytest.raises(BackendError, match="an adapter of q, with which rows of a table of distances are multiplied"):
-        miaotui.load(base, adapters={"a": write_adapter(tmp_path / "query", base, "query_proj")})
+
+
+@pytest.mark.parametrize(
+    ("terms", "key", "refused"),
+    [
+        (("c2p", "p2c"), "shared", {"query_proj": "q", "key_proj": "k"}),
+        (("c2p",), "shared", {"key_proj": "k"}),
+        (("c2p", "p2c"), "its own", {"pos_key_proj": "pos_k", "pos_query_proj": "pos_q"}),
+    ],
+)
+def test_what_a_table_of_distances_is_multiplied_with_too_is_merged_alone(
+    tmp_path: Path, terms: tuple[str, ...], key: str, refused: dict[str, str]
+) -> None:
+    """DeBERTa: such keys and queries are made once, of no text's adapter; all others are kept apart."""
+    pytest.importorskip("torch")
+    base = tmp_path / "base"
+    of_deberta(base, *terms, shared=key == "shared")
+    names = {"query_proj", "key_proj", "value_proj", *refused}
+    for name in sorted(names):
+        path = write_adapter(tmp_path / name, base, name)
+        with miaotui.load(base) as plain, miaotui.load(base, adapter=path) as merged:
+            alone, wanted = plain.logits(IDS), merged.logits(IDS)
+        assert np.abs(wanted - alone).max() > 0.01
+        if name in refused:
+            told = rf"^adapters: 'a', .*{name}: has {refused[name]} among its modules, with which rows of a table of "
+            told += r"distances are multiplied too, which cannot be kept apart from the model; load\(adapter=.*merges"
+            with pytest.raises(InputError, match=told):
+                miaotui.load(base, adapters={"a": path})
+            continue
+        with miaotui.load(base, adapters={"a": path}) as model:
+            assert model.logits(IDS).tobytes() == alone.tobytes()
+            ours = model.logits(IDS, adapter="a")
+            assert np.abs(ours - wanted).max() <= bound("model", "f32", 1, float(np.abs(wanted).max()))
 
 
 def test_experts_are_refused_by_name(tmp_path: Path) -> None:

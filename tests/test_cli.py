@@ -217,6 +217,37 @@ def test_generate_samples_by_seed(miao):
     assert text("--sample", "--temperature", "1.5", "--seed", "0") == drawn[0]
 
 
+def test_generate_guides_marks_and_repairs(miao):
+    with miaotui.load(demo.path()) as model:
+        for words, own in (
+            (("--guidance-scale", "2.5"), {"guidance_scale": 2.5}),
+            (("--watermarking-config", '{"bias": 6, "greenlist_ratio": 0.5}'),
+             {"watermarking_config": {"bias": 6, "greenlist_ratio": 0.5}}),
+            (("--watermarking-config", "{}"), {"watermarking_config": {}}),
+            (("--watermarking-config", "false", "--remove-invalid-values"), {}),
+            (("--num-beams", "2", "--renormalize-logits"), {"num_beams": 2, "renormalize_logits": True}),
+        ):  # fmt: skip
+            wanted = model.generate(BEGINNING, max_new_tokens=16, **own).text
+            assert miao("generate", BEGINNING, "--max-new-tokens", "16", *words).out == f"{BEGINNING}{wanted}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--guidance-scale", "nan"), "--guidance-scale nan: expected a finite number"),
+        (("--watermarking-config", '{"bais": 1}'), "--watermarking-config: unknown field 'bais'; known are"),
+        (("--watermarking-config", "[1]"), "expected a JSON object such as"),
+        (("--watermarking-config", "["), "expected a JSON object such as"),
+        (("--watermarking-config", "true"), "expected a JSON object such as"),
+        (("--renormalize-logits",), "--renormalize-logits: only with --num-beams of 2 or more"),
+    ],
+)
+def test_generate_says_what_is_wrong_with_a_mark_or_guidance(miao, words, told):
+    done = miao("generate", BEGINNING, *words)
+    assert done.code == 2
+    assert told in done.err
+
+
 def test_generate_says_which_seed_it_drew(miao):
     def ran(*more: str) -> tuple[str, list[str]]:
         done = miao("generate", BEGINNING, "--max-new-tokens", "40", "--ignore-eos", "--stats", *more)

@@ -472,7 +472,7 @@ def test_a_gap_is_asked_for_by_the_tokens_of_the_tokenizer(
         tokenizer = model.tokenizer
         before, between, last = (tokenizer.token_to_id(name) for name in names)
         asked = infill_of(tokenizer, "ab", "ba")
-        assert asked.ends == (tokenizer.token_to_id(end),)
+        assert asked.ends == (before, between, last, tokenizer.token_to_id(end))
         ab, ba = (tokenizer.encode(text, add_special_tokens=False) for text in ("ab", "ba"))
         assert asked.ids == [tokenizer.bos_id, before, *ab, between, *ba, last]
         out = model.infill("ab", "ba", max_new_tokens=4)

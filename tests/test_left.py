@@ -185,6 +185,26 @@ def test_what_stops_taking_back_loses_none() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux tells them")
+def test_a_model_that_rests_has_no_thread_until_its_next_pass() -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir())) - threading.active_count()
+
+    before = threads()
+    with miaotui.load(DEMO, threads=3, max_context=64) as model:
+        ids = model.generate([5], max_new_tokens=4).ids
+        assert threads() == before + 2
+        model.session.rest()
+        model.session.rest()
+        assert threads() == before
+        assert model.generate([5], max_new_tokens=4).ids == ids
+        assert threads() == before + 2
+    model.session.rest()
+    with pytest.raises(miaotui.errors.InputError, match="closed"):  # as it was
+        model.generate([5], max_new_tokens=4)
+    assert threads() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux tells them")
 def test_a_model_that_is_dropped_leaves_no_thread() -> None:
     def threads() -> int:
         return len(list(Path("/proc/self/task").iterdir())) - threading.active_count()

@@ -190,6 +190,29 @@ def test_our_own_parameters(client: Client, models: dict[str, miaotui.Model]) ->
     assert other.json["choices"][0]["text"] != " a"
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"guidance_scale": 2.5},
+        {"watermarking_config": {"bias": 6.0, "seeding_scheme": "selfhash", "context_width": 2}},
+        {"watermarking_config": {}},
+        {"watermarking_config": False, "remove_invalid_values": True},
+        {"renormalize_logits": True, "num_beams": 3, "repetition_penalty": 1.3},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_guidance_watermarks_and_repairs_are_those_of_generate(
+    client: Client, models: dict[str, miaotui.Model], own: dict[str, Any]
+) -> None:
+    body = {"model": "story", "prompt": START, "temperature": 0, "max_tokens": 16}
+    plain, wanted = (models["story"].generate(START, max_new_tokens=16, **how).text for how in ({}, own))
+    assert client.post(COMPLETIONS, {**body, **own}).json["choices"][0]["text"] == wanted
+    assert (wanted != plain) == ("remove_invalid_values" not in own)
+    told = client.post(CHAT, {"messages": MESSAGES, "temperature": 0, "max_tokens": 8, **own}).json["choices"][0]
+    talk = models["chat"].chat(MESSAGES, max_new_tokens=8, **own)
+    assert told["message"]["content"] == talk.text
+
+
 BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"model": "nobody"}, 404, "model"),
     (CHAT, {"max_tokens": 0}, 400, "max_tokens"),
@@ -202,6 +225,12 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"temperature": True}, 400, "temperature"),
     (CHAT, {"top_p": 0}, 400, "top_p"),
     (CHAT, {"mirostat": 1}, 400, "mirostat"),
+    (CHAT, {"guidance_scale": "2"}, 400, "guidance_scale"),
+    (CHAT, {"guidance_scale": 2, "overflow": "window"}, 400, "guidance_scale"),
+    (CHAT, {"watermarking_config": True}, 400, "watermarking_config"),
+    (CHAT, {"watermarking_config": {"bais": 1}}, 400, "watermarking_config.bais"),
+    (CHAT, {"watermarking_config": {"greenlist_ratio": 1}}, 400, "watermarking_config"),
+    (CHAT, {"watermarking_config": {"context_width": 0}}, 400, "watermarking_config"),
     (CHAT, {"seed": -1}, 400, "seed"),
     (CHAT, {"stop": [""]}, 400, "stop[0]"),
     (CHAT, {"messages": []}, 400, "messages"),

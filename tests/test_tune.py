@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
-from miaotui.errors import InputError, MiaotuiError
+from miaotui.errors import InputError, MiaotuiError, MiaotuiWarning, ProfileError
 from miaotui.loader.open import open_model
 from miaotui.profiles import Profile, identity, read_profile
+from miaotui.runtime.cpu.team import Team
 from miaotui.tools import cli, demo
 from miaotui.tools.bench import tune as bench
 from miaotui.tools.bench.quality import compare, log_softmax
@@ -111,6 +114,41 @@ def test_limits_are_kept_or_said_to_be_too_narrow(tmp_path, capsys, text):
     assert code == 1
     assert "no settings are within memory 1.0 MiB; the least of what was looked at takes" in err
     assert not (tmp_path / "none.json").exists()
+
+
+@pytest.mark.usefixtures("timeless")
+def test_a_profile_measured_with_an_adapter_is_taken_with_it_and_warns_without(tmp_path, capsys, text):
+    file, sea = tmp_path / "p.json", demo.adapter("sea")
+    tune = ("tune", "--vary", "kv_cache,attention", "--text", text, "--max-kl", 0.5, "--out", file, "--adapter", sea)
+    assert run(capsys, *tune)[0] == 0
+    profile = read_profile(file)
+    assert profile.load == {"kv_cache": "int8", "quantize": "none,q=int4,k=int4,v=int4,o=int4"}
+    assert profile.model["adapter"]
+    how = {"max_new_tokens": 8}
+    with miaotui.load(demo.path(), adapter=sea, **profile.load) as model:
+        wanted = model.generate("Once upon a time", **how).text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with miaotui.load(demo.path(), adapter=sea, profile=file) as model:
+            assert model.generate("Once upon a time", **how).text == wanted
+        words = ("Once upon a time", "--max-new-tokens", 8, "--profile", file)
+        code, out, _ = run(capsys, "generate", *words, "--adapter", sea)
+        assert (code, out) == (0, f"Once upon a time{wanted}\n")
+    with (
+        pytest.warns(MiaotuiWarning, match=r"measured with an adapter, and this load merges none.*tune as you load"),
+        miaotui.load(demo.path(), profile=file) as model,
+    ):
+        assert model.generate("Once upon a time", **how).text != wanted
+    plain = replace(profile, model=profile.model | {"adapter": None})
+    with pytest.warns(MiaotuiWarning, match="without an adapter"):
+        miaotui.load(demo.path(), adapter=sea, profile=plain).close()
+    other = replace(profile, model=profile.model | {"adapter": "of other shapes"})
+    with pytest.warns(MiaotuiWarning, match="with another adapter"):
+        miaotui.load(demo.path(), adapter=sea, profile=other).close()
+    with pytest.raises(ProfileError, match=r"tensors are not the same, as it was measured with another adapter"):
+        miaotui.load(demo.path(), adapter=sea, profile=replace(other, model=other.model | {"tensors": "others"}))
+    with pytest.raises(ProfileError, match=r"model.adapter=3: expected a text or null"):
+        replace(profile, model=profile.model | {"adapter": 3})
 
 
 def test_where_the_time_was_too_short_that_is_said():
@@ -243,16 +281,22 @@ def test_a_plan_that_cuts_the_vocabulary_is_not_compared(opened, tmp_path):
         meter.loss((1,))
 
 
-def test_a_pair_times_both_by_turns_and_waits_for_idle_threads(opened, monkeypatch):
-    slept = []
-    monkeypatch.setattr(measure.time, "sleep", slept.append)
+def test_a_pair_times_both_by_turns_and_no_thread_looks_for_work_meanwhile(opened, monkeypatch):
+    rested = []
+    rest = Team.rest
+    monkeypatch.setattr(Team, "rest", lambda self: (rest(self), rested.append(self)))
+    monkeypatch.setattr(measure, "TURNS", 2)
     for goal in ("latency", "throughput"):
         knobs = knobs_of(opened, goal=goal, vary=["kv_cache", "batch"], prompt=8, new=4)
         with ModelMeter(demo.path(), opened, knobs, TextSubject(list(range(1, 60)), goal, 8, 4)) as meter:
             point = tuple(len(axis.levels) - 1 for axis in knobs.space.axes)
             pairs = [meter.pair(point), meter.pair(point), meter.pair(knobs.space.reference)]
             assert all(a > 0 and b > 0 for a, b in pairs)
-    assert len(slept) == 12
+            ours, reference = (m.session.backend._executor for m in (meter._loaded(point), meter.reference))
+            turns = [reference, ours, ours, reference]  # who was first changes
+            assert rested[2:6] in (turns, [*turns[2:], *turns[:2]])
+            assert len(rested) == 3 * (2 + 4)
+            rested.clear()
 
 
 def test_a_picture_is_drawn_where_matplotlib_is_and_asked_for_before_anything_is_measured(

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from miaotui.errors import InputError, MemoryLimitError
 from miaotui.tools.tuning import search as searching
-from miaotui.tools.tuning.records import Limits
-from miaotui.tools.tuning.search import FINALISTS, KEEP, NOISE, SMALL, search
+from miaotui.tools.tuning.records import Limits, Row
+from miaotui.tools.tuning.search import FINALISTS, KEEP, SMALL, search
 from miaotui.tools.tuning.space import MAX_POINTS, Axis, Space
+from miaotui.tools.tuning.ties import MOST, NOISE, doubtful, equal
 
 PAIR, LOSS = 2.0, 3.0  # seconds that a measurement takes, on the made-up clock
 
@@ -149,7 +150,8 @@ def test_an_interrupt_ends_it_with_the_best_so_far(drawn, stop_at):
 def noisy(seed, noise):
     """144 points, of which many are nearly equal, and pairs that vary, one in twenty by up to twice.
 
-    What two runs choose over the best, whether a third keeps the first's choice, and the pairs of the first.
+    What two runs choose over the best, whether the second chooses what the first did, whether a third that knows the
+    first's choice keeps it, and the pairs of the first.
     """
     rng = random.Random(seed)  # noqa: S311 - a table
     space = Space(tuple(Axis(f"a{i}", tuple(range(n)), lossy=i > 1) for i, n in enumerate((2, 2, 2, 2, 3, 3))))
@@ -171,16 +173,66 @@ def noisy(seed, noise):
         return point, len(table.timed)
 
     best = min(time for p, time in seconds.items() if losses[space.lossy(p)] <= 0.02)
-    first, pairs = chosen(1)
-    return seconds[first] / best, seconds[chosen(2)[0]] / best, chosen(3, first)[0] == first, pairs
+    (first, pairs), (second, _) = chosen(1), chosen(2)
+    return seconds[first] / best, seconds[second] / best, first == second, chosen(3, first)[0] == first, pairs
 
 
 def test_under_noise_the_choice_is_near_the_best_and_is_kept():
-    """Measured with 600 seeds: 97 of 100 runs within 5 %, 97 of 100 kept, 63 pairs."""
+    """Of 600 seeds: 97 of 100 runs within 5 %, 64 of 100 chosen again, 96 of 100 kept, 67 pairs."""
     told = [noisy(seed, 0.01) for seed in range(40)]
-    assert sum(over <= 1.05 for first, second, *_ in told for over in (first, second)) >= 0.9 * 2 * len(told)
-    assert sum(kept for *_, kept, _ in told) >= 0.9 * len(told)
+    assert sum(over <= 1.05 for first, second, *_ in told for over in (first, second)) >= 0.95 * 2 * len(told)
+    assert sum(kept for *_, kept, _ in told) >= 0.95 * len(told)
+    assert sum(again for *_, again, _, _ in told) >= 0.6 * len(told)
     assert statistics.mean(pairs for *_, pairs in told) <= 3 * 144 / 5  # of three for every point
+
+
+def test_under_less_noise_a_second_run_chooses_again_by_itself():
+    """Of 600 seeds: 77 of 100; 96 of 100 are kept whatever the noise, where the first's choice is known."""
+    told = [noisy(seed, 0.002) for seed in range(40)]
+    assert sum(again for *_, again, _, _ in told) >= 0.75 * len(told)
+
+
+def rows(*told):
+    made = [Row((i,), 0, loss, [(ratio, 1.0) for ratio in ratios]) for i, (ratios, loss) in enumerate(told)]
+    return sorted(made, key=lambda row: row.ratio)
+
+
+def spread(ratio, n, by=0.01):
+    return [ratio * (1 + by * (i - (n - 1) / 2) / n) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("told", "who"),
+    [
+        ([(spread(1.0, 4), 0.1)], None),  # alone
+        ([(spread(1.0, 4), 0.1), (spread(1.02, 3), 0.0)], 1),  # too few to judge by
+        ([(spread(1.0, 4), 0.1), (spread(1.029, 4), 0.0), (spread(1.5, 1), 0.0)], 1),  # at the border
+        ([(spread(1.0, 8), 0.1), (spread(1.029, 4), 0.0)], 1),
+        ([(spread(1.0, MOST), 0.1), (spread(1.029, MOST), 0.0)], None),  # measured enough
+        ([(spread(1.0, 4), 0.1), (spread(1.029, 4), 0.2)], None),  # would not be chosen if it were equal
+        ([(spread(1.0, 4), 0.1), (spread(1.001, 4), 0.0), (spread(1.029, 4), 0.05)], None),  # another is, before it
+        ([(spread(1.0, 4, by=0.0001), 0.1), (spread(1.029, 4, by=0.0001), 0.0)], None),  # no noise, no doubt
+        ([], None),
+    ],
+)
+def test_who_is_doubtful_is_measured_again(told, who):
+    made = rows(*told)
+    assert doubtful(made) is (None if who is None else next(row for row in made if row.point == (who,)))
+
+
+@given(st.lists(st.tuples(st.lists(st.floats(0.9, 1.2), min_size=1, max_size=6), st.integers(0, 3)), max_size=6))
+def test_measuring_who_is_doubtful_ends(told):
+    made = rows(*told)
+    for _ in range(MOST * len(made) + 1):
+        row = doubtful(made)
+        if row is None:
+            break
+        row.pairs.append((row.ratio, 1.0))
+        made.sort(key=lambda each: each.ratio)
+    else:
+        pytest.fail("it goes on")
+    if made:
+        assert equal(made)[0].ratio <= made[0].ratio * (1 + NOISE)
 
 
 def test_of_equally_fast_ones_the_least_loss_then_the_least_memory_is_chosen_again_and_again():

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from ...errors import InputError, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .tokenizer import Tokenizer
 
 __all__ = ["ControlTokens"]
@@ -50,10 +52,10 @@ class ControlTokens:
             raise InputError(msg)
         return self._begin.sub(rf"\1{_MARK}", text.replace(_MARK, ""))
 
-    def encode(self, rendered: str) -> list[int]:
-        """Ids of what a template made of marked texts."""
+    def encode(self, rendered: str, begin: Callable[[str], list[int]] | None = None) -> list[int]:
+        """Ids of what a template made of marked texts. `begin`: encodes what comes before the first mark."""
         first, *more = rendered.split(_MARK)
-        ids = self._encode(first, add_special_tokens=False)
+        ids = self._encode(first, add_special_tokens=False) if begin is None else begin(first)
         for piece in filter(None, more):
             ids += self._encoded(piece)
         return ids

@@ -1,6 +1,8 @@
 """Fill in the middle: a prompt of what stands before and after, by the tokens that a model was trained with for it.
 
-Bavarian et al. 2022 (arXiv:2207.14255): prefix, suffix, then the middle, each after a token of its own.
+Bavarian et al. 2022 (arXiv:2207.14255): prefix, suffix, then the middle, each after a token of its own. StarCoder2
+(arXiv:2402.19173, section 5.1), Qwen2.5 Coder (arXiv:2409.12186 and its example) and Code Llama (arXiv:2308.12950) were
+trained with this order, besides others. Control tokens that stand in prefix or suffix are text.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
+from .control import ControlTokens
 from .token_bytes import token_bytes
 from .trie import one
 
@@ -20,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Infill", "infill_of"]
 
 _BAR = "\N{FULLWIDTH VERTICAL LINE}"
-#: Tokens before the prefix, the suffix and the middle, and those that end it, as tokenizers spell them.
+#: Tokens before the prefix, the suffix and the middle, and what ends it besides these, as tokenizers spell them.
 _FORMS = (
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", ("<|endoftext|>", "<file_sep>", "<fim_pad>")),  # StarCoder 1, 2
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>", ("<|endoftext|>", "<fim-pad>")),  # SantaCoder
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>",  # Qwen2.5 Coder, CodeGemma
-     ("<|endoftext|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|file_separator|>")),
+     ("<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|file_separator|>")),
     ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", ("\u2581<EOT>",)),  # Code Llama
     (f"<{_BAR}fim\u2581begin{_BAR}>", f"<{_BAR}fim\u2581hole{_BAR}>", f"<{_BAR}fim\u2581end{_BAR}>",  # DeepSeek Coder
      (f"<{_BAR}end\u2581of\u2581sentence{_BAR}>",)),
@@ -45,15 +48,16 @@ def infill_of(tokenizer: Tokenizer, prefix: str, suffix: str) -> Infill:
     before, between, last, ends = _tokens(tokenizer)
     frame = tokenizer.encode("")
     bos = frame[:1] if frame[:1] == [tokenizer.bos_id] else []
+    control = ControlTokens(tokenizer)
     ids = [
         *bos,
         before,
-        *tokenizer.encode(prefix, add_special_tokens=False),
+        *control.encode(control.marked(prefix)),
         between,
-        *_inside(tokenizer, suffix),
+        *control.encode(control.marked(suffix), lambda text: _inside(tokenizer, text)),
         last,
     ]
-    return Infill(ids, ends)
+    return Infill(ids, (before, between, last, *ends))
 
 
 def _tokens(tokenizer: Tokenizer) -> tuple[int, int, int, tuple[int, ...]]:

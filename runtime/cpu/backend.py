@@ -155,6 +155,10 @@ class CpuBackend:
     ) -> Iterator[int] | None:
         """None: the host draws every id."""
 
+    def rest(self) -> None:
+        """Stop the threads until the next run."""
+        self._executor.rest()
+
     def close(self) -> None:
         """Stop the threads; the arena goes with the object."""
         if hasattr(self, "_executor"):  # it was bound

@@ -239,6 +239,10 @@ class Checked:
                 raise BackendError(msg)
             yield table
 
+    def rest(self) -> None:
+        """As the executor's."""
+        self.inner.rest()
+
     def close(self) -> None:
         """As the executor's."""
         self.inner.close()

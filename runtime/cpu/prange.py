@@ -80,6 +80,9 @@ class Prange:
         while self._run(taken, *self._bound, self.threads):
             time.sleep(_LOOK)
 
+    def rest(self) -> None:
+        """The pool is Numba's, and waits as it does."""
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -142,6 +142,9 @@ class CudaBackend:
         msg = f"the GPU drew no id at position {position}, where {drawn} is to be drawn"
         raise BackendError(msg)
 
+    def rest(self) -> None:
+        """No thread of ours waits for work."""
+
     def close(self) -> None:
         """Give the device's memory back."""
         self._device.close()

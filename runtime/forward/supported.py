@@ -11,6 +11,7 @@ from ...errors import BackendError
 from ..kvcache import PAGE
 from ..ops import ACT_BACKENDS, ACTS, OPS
 from ..spec import Attention, Slopes
+from .relative import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +143,9 @@ def _of_attention(config: Config, tables: StackWeights, s: Attention, w: Sublaye
         yield "a bias by relative position without its table"
     if s.relative:
         yield from _of_relative(stack, s)
-        if adapted := next((n for n in ("q", "k", "pos_q", "pos_k") if n in w.linear and w.linear[n].adapters), None):
+        pairs = (SOURCES[term] for term in s.relative if term in SOURCES)
+        met = [own if own in w.linear else shared for own, shared in pairs]  # a product of its own leaves the text's be
+        if adapted := next((n for n in met if n in w.linear and w.linear[n].adapters), None):
             yield f"an adapter of {adapted}, with which rows of a table of distances are multiplied too,"
     if stack.norm == "rms" and s.norm_heads and s.n_heads > 1:
         yield "RMSNorm of each head with gains of its own"

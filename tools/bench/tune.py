@@ -6,7 +6,8 @@ The search runs three times: twice from nothing, and then with the first's choic
 point of the grid is then measured with three pairs, as the search measures them, and its loss as there. All of it is
 kept in the journal, and a run that ended (`--minutes`) goes on when the same command is given again. In the end the
 chosen point and the grid's best are measured by turns, nine pairs each with the reference, so that luck in one of many
-measurements decides nothing. Without a text: the demo model's stories.
+measurements decides nothing. Without a text: the demo model's stories. The grid is a part of what `miaotui tune` looks
+at, which would take days: the record says which levels, and how many combinations there are of all (`--whole`).
 """
 
 from __future__ import annotations
@@ -175,7 +176,9 @@ def main(argv: list[str] | None = None) -> int:
         record: dict[str, Any] = {
             "command": public_command("python -m miaotui.tools.bench.tune", argv if argv is not None else sys.argv),
             "machine": machine(), "versions": versions(), "model": model["name"], "axes": axes,
-            "points": knobs.space.size, "limits": {"kl": args.max_kl, "memory": args.max_memory},
+            "points": knobs.space.size, "points_of_all_levels": knobs_of(opened, **shape).space.size,
+            "prompt": args.prompt, "new": args.new, "text_tokens": len(subject.ids),
+            "limits": {"kl": args.max_kl, "memory": args.max_memory},
         }  # fmt: skip
         while len(grid.searches) < SEARCHES:
             before = tuple(grid.searches[0]["point"]) if len(grid.searches) == SEARCHES - 1 else None

@@ -34,7 +34,7 @@ DEMO_PROMPT = "Once upon a time"
 
 _PARAMETERS = (
     *SAMPLING, *RULES, "max_new_tokens", "ignore_eos", "num_beams", "length_penalty", "early_stopping",
-    "num_return_sequences", "overflow", "stop_at",
+    "renormalize_logits", "num_return_sequences", "overflow", "stop_at",
 )  # fmt: skip
 
 
@@ -111,6 +111,12 @@ def _add_beams(parser: argparse.ArgumentParser) -> None:
         "is possible (never)",
     )
     group.add_argument(
+        "--renormalize-logits",
+        action="store_true",
+        default=None,
+        help="make scores logarithms of probabilities again once penalties and rules have changed them",
+    )
+    group.add_argument(
         "--cache-tokens",
         type=int,
         metavar="N",
@@ -142,7 +148,8 @@ def main(args: argparse.Namespace) -> int:
         msg = f"--draft {args.draft}: beams draft nothing; leave out one of --draft and --num-beams"
         raise InputError(msg)
     if args.num_beams in {None, 1}:
-        refuse_given(args, add_arguments, ["length_penalty", "early_stopping"], "only with --num-beams of 2 or more")
+        of_beams = ["length_penalty", "early_stopping", "renormalize_logits"]
+        refuse_given(args, add_arguments, of_beams, "only with --num-beams of 2 or more")
     _check_writes(args)
     _check_session(args)
     check_constraints(args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, shown
@@ -39,6 +40,7 @@ _STAGES: tuple[tuple[str, Callable[[str], float], str, str], ...] = (
 _PENALTIES: tuple[tuple[str, Callable[[str], float], str, str], ...] = (
     ("frequency-penalty", float, "X", "taken off a token's logit for each time that the answer has it"),
     ("presence-penalty", float, "X", "taken off a token's logit, once, where the answer has it"),
+    ("guidance-scale", float, "G", "above 1: keep nearer to the prompt, by a second text without it (a decoder's)"),
     ("encoder-repetition-penalty", float, "X", "above 1: make tokens of the prompt likelier"),
     ("dry-multiplier", float, "X", "DRY: against going on with what the text has already; 0.8 is usual"),
     ("dry-base", float, "X", "by which factor that grows for each token that matches (default: 1.75)"),
@@ -48,7 +50,8 @@ _PENALTIES: tuple[tuple[str, Callable[[str], float], str, str], ...] = (
 #: What `add_sampling` declares.
 SAMPLING = (
     *(name.replace("-", "_") for name, *_ in (*_NUMBERS, *_STAGES, *_PENALTIES)), "seed", "do_sample", "sampler_order",
-    "logit_bias", "exponential_decay_length_penalty", "dry_sequence_breakers",
+    "logit_bias", "exponential_decay_length_penalty", "dry_sequence_breakers", "watermarking_config",
+    "remove_invalid_values",
 )  # fmt: skip
 #: What `add_rules` declares.
 RULES = (
@@ -118,6 +121,19 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         type=_decay,
         metavar="N,X",
         help="after N tokens the end becomes likelier, by the factor X for each further one",
+    )
+    group.add_argument(
+        "--watermarking-config",
+        type=_watermark,
+        metavar="JSON",
+        help="mark the answer: transformers' WatermarkingConfig as an object, or some of it, for instance "
+        "'{\"bias\": 2.5}'; {} is its defaults, false is off whatever generation_config.json says",
+    )
+    group.add_argument(
+        "--remove-invalid-values",
+        action="store_true",
+        default=None,
+        help="draw although logits are NaN or infinite: as if they were 0, or the largest or least finite ones",
     )
 
 
@@ -242,6 +258,18 @@ def _place(text: str) -> tuple[int, int]:
     except ValueError:
         msg = f"expected a place and a token id such as 3=17, found {text!r}"
         raise argparse.ArgumentTypeError(msg) from None
+
+
+def _watermark(text: str) -> dict[str, object] | bool:
+    """An object, or false, for argparse; what stands in it is checked with everything else."""
+    try:
+        made = json.loads(text)
+    except (ValueError, RecursionError):
+        made = None
+    if made is False or isinstance(made, dict):
+        return made
+    msg = f'expected a JSON object such as {{"bias": 2.5}}, or false, found {text!r}'
+    raise argparse.ArgumentTypeError(msg)
 
 
 def _decay(text: str) -> tuple[int, float]:

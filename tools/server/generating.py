@@ -45,6 +45,14 @@ _NUMBER: Schema = {"type": "number"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 _PENALTY: Schema = {"type": "number", "minimum": -2, "maximum": 2}
+_MARK: Schema = {
+    "type": "object",
+    "properties": {
+        "greenlist_ratio": _NUMBER, "bias": _NUMBER, "hashing_key": _COUNT, "seeding_scheme": TEXT,
+        "context_width": _COUNT,
+    },
+    "additionalProperties": False,
+}  # fmt: skip
 _IDS = array({"type": "integer", "minimum": 0}, most=1 << 16)
 
 MODEL = Field("model", {"type": "string", "minLength": 1}, "A name of /v1/models; the first where it is not given.")
@@ -116,6 +124,14 @@ OWN = (
     Field("dry_allowed_length", _COUNT, "Tokens that may match.", "dry_allowed_length"),
     Field("dry_penalty_last_n", {"type": "integer", "minimum": -1}, "Where it looks.", "dry_penalty_last_n"),
     Field("dry_sequence_breakers", array(TEXT, most=64), "What ends a match.", "dry_sequence_breakers"),
+    Field("guidance_scale", _NUMBER, "Above 1: nearer to the prompt, by a second text without it.", "guidance_scale"),
+    Field(
+        "watermarking_config",
+        {"anyOf": [{"type": "boolean", "enum": [False]}, _MARK]},
+        "Mark the answer, as transformers' WatermarkingConfig; {}: by its defaults; false: not.",
+        "watermarking_config",
+    ),
+    Field("remove_invalid_values", _FLAG, "Draw although logits are NaN or infinite.", "remove_invalid_values"),
     Field("min_tokens", _COUNT, "At least this many tokens before one that ends the answer.", "min_new_tokens"),
     Field("ignore_eos", _FLAG, "Go on where the model would end.", "ignore_eos"),
     Field("stop_token_ids", _IDS, "Ids that end the answer, in place of the model's own.", "eos_token_id"),
@@ -144,6 +160,7 @@ OWN = (
         "Of beams: true ends with as many answers as beams; never looks on until none can be better.",
         "early_stopping",
     ),
+    Field("renormalize_logits", _FLAG, "Of beams: scores are logarithms of probabilities again.", "renormalize_logits"),
     Field("priority", {"type": "integer", "minimum": -(2**31), "maximum": 2**31}, "The higher goes first.", "priority"),
     Field(
         "cache_salt",

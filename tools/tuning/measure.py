@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelMeter"]
 
-#: Seconds until the threads of the one measured last, which look for work for 0.2 s, are asleep.
-PAUSE = 0.25
-#: Seconds of one side of a pair, about, and turns in them at most.
-SPELL, TURNS = 0.1, 8
+#: Seconds of a pair, about, and turns of each side in them at most.
+SPELL, TURNS = 0.25, 32
 #: Weights that no cache holds: only then does the memory's bandwidth bound a step.
 LARGE = 2**26
 #: Of the bandwidth: a reading on a busy machine is less than what a step may find.
@@ -86,24 +84,30 @@ class ModelMeter:
         return self.subject.loss(self._loaded(point))
 
     def pair(self, point: Point) -> tuple[float, float]:
-        """As `Meter` has it; who is first changes from pair to pair."""
-        model = self._loaded(point)
-        self.turn += 1
-        sides = [(model, self.knobs.batch(point)), (self.reference, self.knobs.batch(self.knobs.space.reference))]
-        took = [0.0, 0.0]
-        for side in (0, 1) if self.turn % 2 else (1, 0):
-            time.sleep(PAUSE)
-            took[side] = self._least(*sides[side])
-        return took[0], took[1]
+        """As `Meter` has it: the least of each side, as what else runs on the machine only adds.
 
-    def _least(self, model: Model, batch: int) -> float:
-        """Of a few turns, as many as fit into `SPELL`: what else runs on the machine only adds."""
-        began, least = time.perf_counter(), math.inf
-        for i in range(TURNS):
-            least = min(least, self.subject.seconds(model, TURNS * self.turn + i, batch))
+        The sides take turns as often as `SPELL` has room for, so that both find the machine alike, and who is first
+        changes every time.
+        """
+        model, space = self._loaded(point), self.knobs.space
+        sides = [(model, self.knobs.batch(point)), (self.reference, self.knobs.batch(space.reference))]
+        for each, _ in sides:
+            each.session.rest()
+        began, least = time.perf_counter(), [math.inf, math.inf]
+        for _ in range(TURNS):
+            self.turn += 1
+            for side in (0, 1) if self.turn % 2 else (1, 0):
+                least[side] = min(least[side], self._seconds(*sides[side]))
             if time.perf_counter() - began > SPELL:
                 break
-        return least
+        return least[0], least[1]
+
+    def _seconds(self, model: Model, batch: int) -> float:
+        """A turn: its threads are started before it, and ended after it: they would look for work in the other's."""
+        self.subject.wake(model)
+        took = self.subject.seconds(model, self.turn, batch)
+        model.session.rest()
+        return took
 
     def close(self) -> None:
         """Close both models. Harmless when done twice."""
@@ -135,7 +139,7 @@ class ModelMeter:
     def _bandwidth(self) -> float:
         """Bytes a second, read once."""
         if self.bandwidth is None:
-            time.sleep(PAUSE)
+            self.reference.session.rest()
             with ReadSum(self.reference.threads) as memory:
                 self.bandwidth = max(memory.round() for _ in range(3))
         return self.bandwidth

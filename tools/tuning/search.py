@@ -7,11 +7,12 @@
    does not fit the memory (predicted to the byte), loses too much, or cannot win: its least possible time
    (`Meter.floor`) is above a measured one.
 4. Successive halving (Jamieson and Talwalkar 2016): a pair for each finalist, the better half stays and gets twice as
-   many pairs, and so on. Their loss is measured before their time, never predicted: what is chosen is within the
-   limits. Medians are compared.
+   many pairs, and so on until two are left. Their loss is measured before their time, never predicted: what is chosen
+   is within the limits. Medians are compared.
 5. The winner's neighbours on one axis that are predicted to be near it are halved with it, twice at most.
-6. Those within `NOISE` of the best count as equal; `SETTLED` of them are measured again, and the first in the order of
-   loss, memory and the space is chosen. A `previous` choice stays while it is within `KEEP` of the best.
+6. Those within `NOISE` of the best count as equal, and the first of them in the order of loss, memory and the space is
+   chosen. Those of whom it is doubtful are measured again first (`ties`), with `EXTRA` pairs at most. A `previous`
+   choice stays while it is within `KEEP` of the best.
 
 A space of at most `SMALL` points is halved whole, without 1 to 3. Which of equal points is chosen is decided once, in
 the end: decided in every round, a choice could lose `NOISE` in each.
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import MiaotuiError
 from .records import Result, Row
+from .ties import LEAST, NOISE, doubtful, equal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,11 +36,10 @@ if TYPE_CHECKING:
     from .records import Limits, Meter
     from .space import Point, Space
 
-__all__ = ["KEEP", "NOISE", "search"]
+__all__ = ["KEEP", "search"]
 
 T = TypeVar("T")
 
-NOISE = 0.03
 KEEP = 0.05
 FINALISTS = 8
 SMALL = 12
@@ -48,8 +49,8 @@ SLACK = 1.25
 NEAR = 0.1
 #: Of the time, for levels by themselves at most; the first levels of all axes come first.
 ALONE = 0.6
-#: Pairs of each in the first round, and of those that may be chosen in the end; at most this many of the equal ones.
-PAIRS, ENOUGH, SETTLED = 1, 6, 4
+#: Pairs of each in the first round; of a previous choice; and of all together that may be chosen in the end.
+PAIRS, ENOUGH, EXTRA = 1, 6, 32
 #: A level whose time differs by less than this does not count in predictions: the usual one is preferred.
 NEUTRAL = 0.02
 #: A measurement is begun if this many times the usual one's seconds are left.
@@ -198,20 +199,24 @@ class _Search:
                     self.time(point)
             rows = self.ordered(self.rows[p] for p in alive)
             alive = [row.point for row in rows[: max(1, len(rows) // 2)]]
-            if len(rows) < 2:  # noqa: PLR2004 - nobody is left to compare with
+            if len(rows) <= 3:  # noqa: PLR2004 - the last two are near, and `settle` compares them
                 return alive[0] if alive else None
             pairs *= 2
         return None
 
     def settle(self) -> None:
-        """Measure those again that may be equal to the best: which of them is chosen should not be chance."""
-        rows = self.ordered(self.rows[p] for p in self.compared)
-        equal = self.equal(rows)[:SETTLED]
-        kept = [row for row in rows if row.point == self.previous or row is rows[0]]
-        for row in [*equal, *(row for row in kept if row not in equal)]:
-            while len(row.pairs) < ENOUGH and not row.why:
+        """Measure those again of whom it is doubtful whether they are chosen: a second run should not choose others."""
+        for _ in range(EXTRA // 2):
+            row = doubtful(self.ordered(self.rows[p] for p in self.compared))
+            if row is None:
+                break
+            for _ in range(2):  # for one load
                 self.time(row.point)
-        self.settled = [*equal, *kept]
+        kept = None if self.previous is None else self.rows.get(self.previous)
+        while kept is not None and 0 < len(kept.pairs) < ENOUGH and not kept.why:
+            self.time(kept.point)
+        rows = self.ordered(self.rows[p] for p in self.compared)
+        self.settled = [row for row in rows if len(row.pairs) >= LEAST] or rows
 
     def fits(self, row: Row) -> bool:
         """Whether it can be had within the limit of memory."""
@@ -225,14 +230,9 @@ class _Search:
         """Those that may be chosen, the fastest first."""
         return sorted((row for row in rows if self.eligible(row)), key=lambda row: (row.ratio, row.point))
 
-    def equal(self, rows: list[Row]) -> list[Row]:
-        """Of ordered ones those as fast as the first, by what does not vary."""
-        out = [row for row in rows if row.ratio <= rows[0].ratio * (1 + NOISE)]
-        return sorted(out, key=lambda row: (row.loss, row.memory, row.point))
-
     def best(self, rows: Iterable[Row]) -> Row | None:
         """The one to choose."""
-        return next(iter(self.equal(self.ordered(rows))), None)
+        return next(iter(equal(self.ordered(rows))), None)
 
     def row(self, point: Point) -> Row:
         """What is known of it; its memory is predicted at once."""

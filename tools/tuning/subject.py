@@ -35,6 +35,8 @@ Goal = Literal["latency", "throughput"]
 KEPT = 2**24
 #: Tokens of the text whose logits are compared, at least and at most, and in a window.
 LEAST, TOKENS, WINDOW = 128, 2048, 256
+#: Rows of logits that are compared at a time: float64 of so few stay in a cache.
+ROWS = 16
 
 
 class Subject(Protocol):
@@ -56,6 +58,9 @@ class Subject(Protocol):
 
     def warm(self, model: Model) -> None:
         """Have everything compiled and read once."""
+
+    def wake(self, model: Model) -> None:
+        """Have the model's threads started."""
 
     def seconds(self, model: Model, turn: int, batch: int) -> float:
         """Wall time a unit."""
@@ -102,13 +107,20 @@ class TextSubject:
             if max(ids) >= model.config.n_vocab or exact.shape[1] != model.config.n_vocab:
                 msg = "the plan cuts the vocabulary, and its logits cannot be compared with the whole model's"
                 raise InputError(msg)
-            p, q = log_softmax(exact), log_softmax(model.logits(ids))
-            total, n = total + float((np.exp(p) * (p - q)).sum()), n + len(ids)
+            rows = model.logits(ids)
+            for at in range(0, len(ids), ROWS):
+                p, q = log_softmax(exact[at : at + ROWS]), log_softmax(rows[at : at + ROWS])
+                total += float((np.exp(p) * (p - q)).sum())
+            n += len(ids)
         return max(0.0, total / n)
 
     def warm(self, model: Model) -> None:
         """As `Subject` has it."""
         model.generate(self.prompts(model, -1, 1)[0], max_new_tokens=3, ignore_eos=True, **self.parameters)
+
+    def wake(self, model: Model) -> None:
+        """As `Subject` has it."""
+        model.generate([1], max_new_tokens=2, ignore_eos=True)
 
     def seconds(self, model: Model, turn: int, batch: int) -> float:
         """As `Subject` has it."""
@@ -166,6 +178,10 @@ class TaskSubject:
         """As `Subject` has it."""
         examples, predict = self._asked(model)
         list(predict(examples[:1]))
+
+    def wake(self, model: Model) -> None:
+        """As `Subject` has it."""
+        self.warm(model)
 
     def seconds(self, model: Model, turn: int, batch: int) -> float:  # noqa: ARG002 - as `Subject` has it
         """As `Subject` has it."""
