@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypedDict
 
+from .dataclass import dataclass
 from .errors import InputError
 from .limits import Request
 from .profiles import Profile, read_profile

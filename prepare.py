@@ -6,9 +6,9 @@ compiled once and the program recorded once, with weights that are only planned;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .dataclass import dataclass
 from .errors import BackendError
 from .limits import ENCODER_CHUNK, LOGIT_ROWS, PREFILL_CHUNK, USUAL_BEAMS, Request, check_memory, predicted_memory
 from .loader.apart import read_apart

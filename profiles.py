@@ -16,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any
 
+from .dataclass import dataclass
 from .errors import InputError, MiaotuiError, ProfileError, shown
 from .limits import Request
 from .loader.files import quote, read_json_object

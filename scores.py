@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from .arrays import Arrays
+from .dataclass import dataclass
 from .errors import InputError, shown
 from .perplexity import Perplexity, check_predicts, measured
 from .runtime.floats import usual_floats

@@ -15,10 +15,11 @@ Without modules.json a text's vector is the mean of its tokens', as sentence-tra
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError, ConfigError
 from ..runtime.spec import SIMILARITIES
 from .dense import act_of, read_dense

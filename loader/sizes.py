@@ -6,9 +6,10 @@ each of its layers of the attention to its own tokens and the feed-forward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..dataclass import dataclass
 from ..runtime.spec import Attention, Buckets, FeedForward
 from .roles import ATTENTION, AXES, CROSS, EMBED, EXPERTS, FEED_FORWARD, ROLES, expert_of, role_of
 

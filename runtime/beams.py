@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import BackendError, InputError, shown
 from .floats import usual_floats
 from .guidance import log_probs

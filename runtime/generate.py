@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError, is_iterable, shown
 from .beams import BEAMS, Beams, beams_from
 from .blocks import Block, block_from

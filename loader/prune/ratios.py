@@ -7,9 +7,10 @@ leave is put in twice: as many as there will be, and then the ones that were cho
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ..sizes import sizes_of
 from .compiled import compile_plan, with_shares
 from .rank_ffn import count_of, weightiest

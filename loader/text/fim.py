@@ -5,9 +5,9 @@ Bavarian et al. 2022 (arXiv:2207.14255): prefix, suffix, then the middle, each a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from .token_bytes import token_bytes
 from .trie import one

@@ -6,10 +6,11 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...dataclass import dataclass
 from ...errors import InputError, shown
 from ..parameters import switch
 from .rules import Finding, rules_from
