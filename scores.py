@@ -12,19 +12,20 @@ import numpy as np
 from .arrays import Arrays
 from .dataclass import dataclass
 from .errors import InputError, shown
-from .perplexity import Perplexity, check_predicts, measured
 from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
 from .runtime.memory import memory_named
 from .runtime.parameters import priority_of, salt_of
 from .runtime.sampling import exp
-from .runtime.scoring import Score, scores
 from .runtime.sequence import Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
+
+    from .perplexity import Perplexity
+    from .runtime.scoring import Score
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
 
@@ -74,6 +75,8 @@ class Scores(Arrays):
                 self._continuation(prompt, ids, each, len(ids), f"candidate {i}")
                 for i, each in enumerate(_listed(candidates, "candidates"))
             ]
+            from .runtime.scoring import scores  # noqa: PLC0415 - few need it
+
             return scores(self._session, text, wanted, place)
 
     async def ascore(
@@ -208,6 +211,8 @@ class Scores(Arrays):
         As `miaotui perplexity`: in windows of `window` predictions, nothing before which is seen. Errors: `InputError`,
         which names the text by its number.
         """
+        from .perplexity import check_predicts, measured  # noqa: PLC0415 - few need it
+
         check_predicts(self.config, "perplexity")
         if isinstance(texts, str):
             return measured(self, texts, window=window)

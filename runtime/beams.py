@@ -28,7 +28,6 @@ from .pages import Caller, FullError
 from .parameters import switch
 from .penalties import Changes, Penalties
 from .sampling import exp, not_numbers, real, repaired
-from .watermark import Marking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -422,6 +421,8 @@ class _Run:
         if changes is not None:
             changes.apply(row, lists, 2)
         if self._wanted.watermark is not None:
+            from .watermark import Marking  # noqa: PLC0415 - few need it
+
             marking = Marking(self._wanted.watermark)
             marking.observe(text)
             marking.mark(row)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,9 @@ def compile_ahead(folder: Path, machine: str) -> dict[str, Any]:
             probe = Path(made) / "probe.o"
             probe.write_bytes(_probe())
             libraries |= _linked(link, Path(PROBE).stem, [probe], folder)
+    checks = {file: zlib.crc32((folder / file).read_bytes()) for file in libraries}
     told = {"sources": sources().hex(), "versions": _versions(), "machine": machine, "libraries": libraries}
+    told["checks"] = checks
     (folder / MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
 
@@ -96,7 +99,7 @@ def _made(machine: str) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     wanted = {"sources": sources().hex(), "versions": _versions(), "machine": machine}
-    return told if all(told.get(name) == value for name, value in wanted.items()) else None
+    return told if "checks" in told and all(told.get(name) == value for name, value in wanted.items()) else None
 
 
 def _versions() -> dict[str, str]:
