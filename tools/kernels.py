@@ -31,6 +31,7 @@ from ..runtime.cpu.levels import LEVELS, TWINS, Level, Twin
 from ..runtime.cpu.link import KERNELS
 from ..runtime.cpu.object_files import SECTION_UNDEFINED, symbols
 from ..runtime.cpu.shipped import MANIFEST, SHIPPED
+from .clashes import check_clashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -143,6 +144,7 @@ def _linked(link: Sequence[str], name: str, objects: Iterable[Path], folder: Pat
     """Make a library of objects; its file and SHA-256. Errors: `BackendError`."""
     # Of what several share the first's is linked: the level's own before those of twins, which not every CPU can run.
     objects = sorted(objects, key=lambda o: (o.name.count(".") > 1, o.name))
+    check_clashes(name, objects)
     named = [pair for o in objects for pair in symbols(o.read_bytes())]
     missing = {symbol for symbol, section in named if section == SECTION_UNDEFINED}
     outside = missing - {symbol for symbol, section in named if section != SECTION_UNDEFINED} - OUTSIDE

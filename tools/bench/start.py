@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError, InputError
+from ...runtime.cpu import shipped
 from ..demo import path as demo_path
 from .roofline import machine, versions
 from .shared import paired, print_out, public_command
@@ -148,6 +149,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.cold is not None and not list(args.cold.glob("*.safetensors")):
         msg = f"--cold {args.cold.name}: has no .safetensors to read"
         raise InputError(msg)
+    if shipped.chosen() is None:
+        msg = (
+            "no kernels that came compiled are used here, so there is no start to measure: run ./dev kernels in a "
+            "clone (again after each change of a kernel), and leave "
+            f"{shipped.CPU}={shipped.JIT}, MIAOTUI_DEBUG and NUMBA_CPU_NAME unset"
+        )
+        raise BackendError(msg)
     facts: dict[str, Any] = {"start": starts(args.rounds)}
     facts["warm"] = {model.name: warm(model, min(5, args.rounds)) for model in args.model}
     if args.cold is not None:
