@@ -12,6 +12,7 @@ from .errors import InputError, is_iterable, numbered, shown
 from .interpreters import whole_imports
 from .limits import named_adapters
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
+from .loader.ahead import fetch_whole
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
@@ -120,6 +121,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     prepared: Prepared | None = None
     drafts: Model | None = None
     try:
+        if not (asked.auto or asked.request.gpu or asked.request.prune or asked.request.limit_bytes):
+            fetch_whole(opened)
         request, profile, picked = settled(asked, opened, free)
         prepared = prepare(opened, request, free=free, part=draft_part(asked.draft))
         drafts = draft_model(asked.draft, prepared, load)

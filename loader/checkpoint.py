@@ -70,6 +70,7 @@ class Checkpoint:
         self._sizes = {h.file: h.file_bytes for h in headers.values()}
         self._maps: dict[Path, mmap.mmap] = {}
         self._closed = False
+        self.fetched = False  # whether all of it is being read ahead already
         for header in headers.values():
             for name, tensor in header.tensors.items():
                 if name in self.tensors:
