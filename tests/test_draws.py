@@ -20,6 +20,7 @@ from miaotui.model import load
 from miaotui.runtime import drawing
 from miaotui.runtime.cpu import link
 from miaotui.runtime.cpu.draw import draw_lines
+from miaotui.runtime.cpu.draw_lanes import NEARLY, POWERS
 from miaotui.runtime.cpu.target import debugging
 from miaotui.runtime.cpu.team import aligned
 from miaotui.runtime.drawing import DRAW, PART, SAMPLE, SAMPLED, SHARED, row_words, scratch_bytes, scratch_slots
@@ -187,6 +188,12 @@ def test_a_few_that_are_far_above_or_below_the_rest(temperature):
     for top_k, top_p in ((0, 0.7), (20, 1.0), (2999, 0.99)):
         params = SamplingParams(temperature, top_k, top_p, do_sample=True, seed=5)
         same(rows, [Sampler(n, params, sequence=i) for i in range(4)], 3, threads=3)
+
+
+def test_powers_are_as_near_as_their_users_think():
+    r = np.linspace(-0.5, 0.5, 1_000_001)
+    off = np.abs(np.polyval(POWERS, r) / np.exp2(r) - 1)
+    assert off.max() < 0.96 * 2.0**-NEARLY  # the rest for what is rounded: of the exponent, 64 at most
 
 
 def test_where_nothing_can_be_drawn_the_definition_says_why():

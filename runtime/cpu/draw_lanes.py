@@ -46,6 +46,17 @@ SCORES = ir.VectorType(F32, MANY)
 #: Added to a small number, it leaves the nearest whole one in the lowest bits.
 ROUNDS = 1.5 * 2.0**52
 MANTISSA = 52
+#: Beyond these a temperature makes the same weights: those of scores that differ are none, or alike.
+LEAST, MOST = 1e-100, 1e100
+#: 2^this of the largest is no weight, whatever its unit.
+NONE = -64.0
+#: Of r for 2^r, |r| <= 1/2, from the highest power on: the polynomial through it at Chebyshev's points.
+POWERS = (
+    1.5303701023152426e-05, 1.5469729215637713e-04, 1.3333478472326247e-03, 9.618025613309008e-03,
+    5.5504109063275894e-02, 2.4022651213498245e-01, 6.931471805568318e-01, 9.999999999595618e-01,
+)  # fmt: skip
+#: 2^-this of it is how far it is off at most.
+NEARLY = 34
 
 
 def _bits(b: Builder, mask: Value) -> Value:
@@ -88,14 +99,11 @@ def ir_divided(b: Builder, a: Value, divisor: Value) -> Value:
 def ir_weigh(
     b: Builder, v: Value, here: Value | None, top: Value, floor: Value, temperature: Value, unit: Value, out: Value
 ) -> Value:
-    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none.
-
-    Beyond 1e-100 and 1e100 a temperature makes the same weights: those of scores that differ are none, or alike.
-    """
+    """Store weights of scores, int64, and return their sum. Absent ones, and those below the floor, have none."""
     count = v.type.count
     doubles, integers = ir.VectorType(F64, count), ir.VectorType(I64, count)
     wide = b.fsub(b.fpext(v, doubles), ir_splat(b, b.fpext(top, F64), count))
-    least, most = ir.Constant(F64, 1e-100), ir.Constant(F64, 1e100)
+    least, most = ir.Constant(F64, LEAST), ir.Constant(F64, MOST)
     within = b.select(b.fcmp_ordered(">", temperature, least), temperature, least)
     exponent = ir_divided(b, wide, b.select(b.fcmp_ordered("<", within, most), within, most))
     alive = b.and_(b.fcmp_ordered(">=", v, ir_splat(b, floor, count)),
@@ -128,6 +136,52 @@ def weigh(b, x, n, largest, floor, temperature, unit, out):
 def weigh_many(b, x, largest, floor, temperature, unit, out):
     """As `weigh`, of MANY."""
     return ir_weigh(b, b.load(ptr(b, x, SCORES), align=4), None, largest, floor, temperature, unit, out)
+
+
+def ir_power(b: Builder, y: Value) -> Value:
+    """2^y, nearly, for -1000 <= y <= 1000."""
+    rounds, integers = alike(y.type, ROUNDS), ir.VectorType(I64, y.type.count)
+    fma = ext(b, f"llvm.fma.v{y.type.count}f64", y.type, [y.type] * 3)
+    shifted = b.fadd(y, rounds)
+    r, t = b.fsub(y, b.fsub(shifted, rounds)), alike(y.type, POWERS[0])
+    for coefficient in POWERS[1:]:
+        t = b.call(fma, [t, r, alike(y.type, coefficient)])
+    power = b.shl(b.bitcast(shifted, integers), alike(integers, MANTISSA))
+    return b.bitcast(b.add(b.bitcast(t, integers), power), y.type)
+
+
+def ir_weigh_near(
+    b: Builder, v: Value, here: Value | None, top: Value, floor: Value, pace: Value, unit: Value, out: Value
+) -> Value:
+    """As `ir_weigh`, but nearly. `pace`: log2(e) for a temperature."""
+    count = v.type.count
+    doubles, integers = ir.VectorType(F64, count), ir.VectorType(I64, count)
+    y = b.fmul(b.fsub(b.fpext(v, doubles), ir_splat(b, b.fpext(top, F64), count)), ir_splat(b, pace, count))
+    alive = b.and_(b.fcmp_ordered(">=", v, ir_splat(b, floor, count)),
+                   b.fcmp_ordered(">=", y, alike(doubles, NEGLIGIBLE * PER_LN2)))  # fmt: skip
+    alive = alive if here is None else b.and_(here, alive)
+    none = ir.Constant(integers, None)
+
+    def weighed() -> list[Value]:
+        e = ir_power(b, b.fadd(b.select(alive, y, alike(doubles, NONE)), ir_splat(b, b.sitofp(unit, F64), count)))
+        return [b.fptosi(e, integers)]
+
+    (weights,) = ir_choose(b, b.icmp_unsigned("!=", _bits(b, alive), c64(0)), weighed, lambda: [none])
+    b.store(weights, ptr(b, out, integers), align=8)
+    return _total(b, weights)
+
+
+@op(i64, i64, i64, f32, f32, f64, i64, i64)
+def weigh_near(b, x, n, largest, floor, pace, unit, out):
+    """As `weigh`, in half the time, but each weight may be off: by 2^-NEARLY of it and some two units."""
+    here = ir_below(b, n)
+    return ir_weigh_near(b, ir_load(b, x, mask=here), here, largest, floor, pace, unit, out)
+
+
+@op(i64, i64, f32, f32, f64, i64, i64)
+def weigh_near_many(b, x, largest, floor, pace, unit, out):
+    """As `weigh_near`, of MANY."""
+    return ir_weigh_near(b, b.load(ptr(b, x, SCORES), align=4), None, largest, floor, pace, unit, out)
 
 
 def ir_level(b: Builder, v: Value, start: Value, scale: Value) -> Value:

@@ -8,9 +8,10 @@ that any order of adding them has the definition's sum.
 |---|---|
 | `_edited` | scores: the mask of ids, penalties and rules, in a copy |
 | `largest_of` | of a copy: of logits `argmax` has it; no id where it is NaN or infinite: the definition says why |
-| `weighed` | weights of the scores that top-k leaves, and sums by level where top-p asks for them |
+| `weighed` | weights of the scores that top-k leaves, nearly, and sums by level where top-p asks for them |
 | `boundary_of` | the score where a sum of the largest reaches what is wanted |
 | `_picked` | the id at which a uniform number of the sum falls |
+| `_exactly` | all that again with the weights themselves, where those are too near a border |
 
 Where other stages are asked for, `draw_stages.py` weighs the row in the place of `weighed` and `boundary_of`.
 """
@@ -82,7 +83,7 @@ from .base import arg, jit, kernel, share
 from .draw_base import DIGITS_AT, LOW, WEIGHTS_AT, D, F, first_of, largest_of, random_of, scores_of
 from .draw_boundary import boundary_of, count_levels, deepest_of, scale_of
 from .draw_stages import observe, staged
-from .draw_weights import narrowed, weighed
+from .draw_weights import narrowed, nearly, slack, weighed
 
 #: What they tell each other, words of each one's scratch where later digits are counted: the address of the scores (0:
 #: nothing can be drawn), bits of their largest, of top-k's floor, of where levels start and of their scale; and its sum
@@ -166,8 +167,11 @@ def _part(x: Any, n: Any, s: Any, first: Any, bound: Any, least: Any, tie: Any, 
 
 
 @jit
-def _picked(words: Any, x: Any, n: Any, s: Any, bound: Any, tie: Any, ties: Any, total: Any) -> Any:
-    """The first id at which the sum of what is left is over the uniform number's part of all, `total` before min-p."""
+def _picked(words: Any, x: Any, n: Any, s: Any, bound: Any, tie: Any, ties: Any, total: Any, off: Any) -> Any:
+    """The first id at which the sum of what is left is over the uniform number's part of all, `total` before min-p.
+
+    -1 where sums that may be off by so much do not say it for sure.
+    """
     least = ld(words + 8 * D_LEAST)
     if least > 1:
         total, left = 0, ties
@@ -187,7 +191,7 @@ def _picked(words: Any, x: Any, n: Any, s: Any, bound: Any, tie: Any, ties: Any,
                 if w >= least:
                     reached += w
                 if reached > target:
-                    return i
+                    return i if reached - w + off <= target < reached - off or off == 0 else -1
         reached, ties = reached + part, left
     return -1
 
@@ -221,16 +225,26 @@ def _limits(words: Any, x: Any, n: Any, s: Any, highest: Any) -> Any:
 
 
 @jit
-def _ended(words: Any, x: Any, n: Any, s: Any, start: Any, scale: Any, total: Any) -> Any:
-    """The id, once the row is weighed."""
+def _ended(words: Any, x: Any, n: Any, s: Any, start: Any, scale: Any, total: Any, near: Any) -> Any:
+    """The id, once the row is weighed. -1 where weights that are near do not say it for sure."""
     bound, tie, ties, complement = LOW, 0, 0, ld(words + 8 * D_COMPLEMENT)
+    off = slack(total, n) if near else 0
     if complement != 0:
         wanted = total - fraction(total, complement)
         at, above = boundary_of(x, n, s, start, scale, wanted, True)
         bound, tie = ldf(x + 4 * at), ld(s + WEIGHTS_AT + 8 * at)
         ties = (wanted - above + tie - 1) // tie
-        total = above + ties * tie
-    return _picked(words, x, n, s, bound, tie, ties, total)
+        short, total = above + ties * tie - wanted, above + ties * tie
+        if near and not off <= short < tie - off:
+            return -1
+    return _picked(words, x, n, s, bound, tie, ties, total, off)
+
+
+@jit
+def _exactly(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, start: Any, scale: Any) -> Any:
+    """The id, of weights that are right: where those that are nearly so do not say it for sure."""
+    total = weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, start, scale, False)
+    return _ended(words, x, n, s, start, scale, total, False)
 
 
 @jit
@@ -243,13 +257,15 @@ def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
         return first_of(x, n, highest)
     if ld(words + 8 * D_STAGES) != 0:
         total = staged(words, x, n, s)
-        i = _picked(words, x, n, s, LOW, 0, 0, total)
+        i = _picked(words, x, n, s, LOW, 0, 0, total, 0)
         if i >= 0 and ld(words + 8 * D_SURPRISES) != 0:
             observe(words, ld(s + WEIGHTS_AT + 8 * i), total)
         return i
     floor, start, scale = _limits(words, x, n, s, highest)
-    total = weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, start, scale)
-    return _ended(words, x, n, s, start, scale, total)
+    near = nearly(words)
+    total = weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, start, scale, near)
+    i = _ended(words, x, n, s, start, scale, total, near)
+    return _exactly(words, x, n, s, highest, floor, start, scale) if i < 0 and near else i
 
 
 # ---------------------------------------------------------------------------------------------- a row of all threads
@@ -277,7 +293,7 @@ def _weighed_part(words: Any, n: Any, s: Any, size: Any, t: Any, slots: Any) -> 
         highest, floor, start, scale = (
             ldf(s + SHARED_LARGEST), ldf(s + SHARED_FLOOR), ldf(s + SHARED_START), ldf(s + SHARED_SCALE)
         )  # fmt: skip
-        total = weighed(words, x, first, last, s + WEIGHTS_AT, own, highest, floor, start, scale)
+        total = weighed(words, x, first, last, s + WEIGHTS_AT, own, highest, floor, start, scale, nearly(words))
         st(own + SHARED_TOTAL, total)
 
 
@@ -293,7 +309,9 @@ def _gathered(words: Any, n: Any, s: Any, size: Any, slots: Any) -> Any:
         if ld(words + 8 * D_COMPLEMENT) != 0:
             for i in range(LEVELS):
                 st(s + 8 * i, ld(s + 8 * i) + ld(other + 8 * i))
-    return _ended(words, x, n, s, start, scale, total)
+    highest, floor, near = ldf(s + SHARED_LARGEST), ldf(s + SHARED_FLOOR), nearly(words)  # digits are counted over them
+    i = _ended(words, x, n, s, start, scale, total, near)
+    return _exactly(words, x, n, s, highest, floor, start, scale) if i < 0 and near else i
 
 
 @kernel

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...drawing import D_COMPLEMENT, D_TEMPERATURE, D_UNIT, LEVELS, PART, SAMPLE
-from ...exact import exp_of, power
+from ...drawing import D_COMPLEMENT, D_LEAST, D_TEMPERATURE, D_UNIT, LEVELS, PART, SAMPLE
+from ...exact import PER_LN2, exp_of, power
 from ..draw_lanes import (
+    LEAST,
     MANY,
+    MOST,
+    NEARLY,
     ld_f64,
     lowest_bit,
     on_levels,
@@ -17,6 +20,8 @@ from ..draw_lanes import (
     store_levels,
     weigh,
     weigh_many,
+    weigh_near,
+    weigh_near_many,
     weight_above,
     weight_above_many,
 )
@@ -42,25 +47,64 @@ def _levelled(mask: Any, x: Any, w: Any, s: Any, start: Any, scale: Any) -> None
 
 
 @jit
+def pace_of(temperature: Any) -> Any:
+    """Halvings of a weight for a unit of score. Beyond 1e-100 and 1e100 weights stay as they are (`ir_weigh`)."""
+    return PER_LN2 / min(max(temperature, LEAST), MOST)
+
+
+@jit
+def nearly(words: Any) -> Any:
+    """Whether weights may be off: where none is compared with a least one."""
+    return ld(words + 8 * D_LEAST) <= 1
+
+
+@jit
+def slack(total: Any, n: Any) -> Any:
+    """How far sums may be off, of weights that are nearly right, and what is made of two such sums.
+
+    Each is off by 2^-NEARLY of it and two units; five, of two or three weights, whose unit is under what is negligible.
+    """
+    return 3 * ((total >> NEARLY) + 2 * n + 8)
+
+
+@jit
 def weighed(
-    words: Any, x: Any, first: Any, last: Any, w: Any, s: Any, highest: Any, floor: Any, start: Any, scale: Any
+    words: Any,
+    x: Any,
+    first: Any,
+    last: Any,
+    w: Any,
+    s: Any,
+    highest: Any,
+    floor: Any,
+    start: Any,
+    scale: Any,
+    near: Any,
 ) -> Any:
     """The sum of the weights from one entry to another; `w`: of the row's first, `s`: of the sums by level.
+
+    `near`: weights may be off; `slack` says how far their sum is.
 
     Those on the last level are in no sum. Where levels start below the largest score, what is above them is added up
     in lanes, and counts for the first level.
     """
     temperature, unit, total, over = ld_f64(words + 8 * D_TEMPERATURE), ld(words + 8 * D_UNIT), 0, 0
-    by_level = ld(words + 8 * D_COMPLEMENT) != 0
+    by_level, pace = ld(words + 8 * D_COMPLEMENT) != 0, pace_of(temperature)
     if by_level:
         clear(s)
     for begin in range(first, last, PART):
         end = min(last, begin + PART)
         whole = begin + (end - begin) // MANY * MANY
-        for j in range(begin, whole, MANY):
-            total += weigh_many(x + 4 * j, highest, floor, temperature, unit, w + 8 * j)
-        for j in range(whole, end, 16):
-            total += weigh(x + 4 * j, last - j, highest, floor, temperature, unit, w + 8 * j)
+        if near:
+            for j in range(begin, whole, MANY):
+                total += weigh_near_many(x + 4 * j, highest, floor, pace, unit, w + 8 * j)
+            for j in range(whole, end, 16):
+                total += weigh_near(x + 4 * j, last - j, highest, floor, pace, unit, w + 8 * j)
+        else:
+            for j in range(begin, whole, MANY):
+                total += weigh_many(x + 4 * j, highest, floor, temperature, unit, w + 8 * j)
+            for j in range(whole, end, 16):
+                total += weigh(x + 4 * j, last - j, highest, floor, temperature, unit, w + 8 * j)
         if by_level:
             for j in range(begin, whole, MANY):
                 mask = on_levels_many(x + 4 * j, start, scale)
@@ -103,6 +147,7 @@ def narrowed(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, scale
     """
     stride, total, dense = n // PART // SAMPLE * PART, 0, 0
     temperature, w = ld_f64(words + 8 * D_TEMPERATURE), s + WEIGHTS_AT
+    pace = pace_of(temperature)
     for i in range(SAMPLE):
         for j in range(i * stride, i * stride + PART, MANY):
             dense += popcount(on_levels_many(x + 4 * j, highest, scale))
@@ -113,7 +158,7 @@ def narrowed(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, scale
     for i in range(SAMPLE):
         begin = i * stride
         for j in range(begin, begin + PART, MANY):
-            total += weigh_many(x + 4 * j, highest, floor, temperature, ld(words + 8 * D_UNIT), w + 8 * j)
+            total += weigh_near_many(x + 4 * j, highest, floor, pace, ld(words + 8 * D_UNIT), w + 8 * j)
             _levelled(on_levels_many(x + 4 * j, highest, scale), x + 4 * j, w + 8 * j, s, highest, scale)
     if total == 0:
         return highest, scale
