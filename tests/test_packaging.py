@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import miaotui
 import pytest
+from miaotui.runtime.cpu import shipped
 from miaotui.tools.packages_picture import LOWEST
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +102,43 @@ def test_importing_is_cheap_and_late() -> None:
     took, *heavy = min((_run(code).split() for _ in range(5)), key=lambda words: float(words[0]))
     assert heavy == []
     assert float(took) < 0.05
+
+
+def test_garbage_is_collected_after_an_import_as_before() -> None:
+    """Also where the import fails; where it was off, it stays off."""
+    code = (
+        "import gc, sys, miaotui\n{before}\nold = gc.isenabled()\n"
+        "try:\n    miaotui.load\nexcept miaotui.MiaotuiError as e:\n    print('failed')\nprint(gc.isenabled() == old)"
+    )
+    broken = "sys.modules['numpy'] = None"
+    for before, said in (("", ["True"]), ("gc.disable()", ["True"]), (broken, ["failed", "True"])):
+        assert _run(code.format(before=before)).split() == said
+
+
+def test_a_story_imports_what_it_needs() -> None:
+    """OpenSSL, which `hashlib` loads, is 4 MB of a start's 50; other families and what few calls ask for, as many."""
+    code = (
+        "import sys, miaotui\nfrom miaotui.tools import demo\n"
+        "with miaotui.load(demo.path('story')) as model:\n"
+        "    next(iter(model.stream('Once upon a time', max_new_tokens=1)))\n"
+        "print(*sys.modules)"
+    )
+    there = set(_run(code).split())
+    assert "tokenizers" in there
+    loader = [
+        "families.bert",
+        "families.t5",
+        "adapter",
+        "apart",
+        "prune.export",
+        "prune.mergekit",
+        "text.grammar",
+        "text.fim",
+    ]
+    others = ["profiles", "encode", "perplexity", "runtime.watermark", "runtime.draft_model", "runtime.filters.filters"]
+    late = {f"miaotui.loader.{name}" for name in loader} | {f"miaotui.{name}" for name in others} | {"huggingface_hub"}
+    assert there & late == set()
+    assert "_hashlib" not in there or shipped.chosen() is None
 
 
 def test_help_imports_nothing_heavy() -> None:
