@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from itertools import groupby
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -31,12 +32,12 @@ PIECE = 2**24
 SAMPLES = 16
 
 
-def read_ahead(spans: Iterable[Span], ended: Callable[[], bool]) -> Thread | None:
+def read_ahead(spans: Iterable[Span], ended: Callable[[], bool], first: Iterable[Span] = ()) -> Thread | None:
     """Start a thread that has the system fetch these bytes, one span after the other, until `ended`.
 
     None, and nothing is done, where they are in memory already, would fill more than half of it, or where the system
-    does not say. It waits for the disk, without the interpreter's lock: whoever touches a page that was not
-    fetched yet reads it as ever.
+    does not say. `first`: small spans all over the files, which are needed before anything else. The thread waits for
+    the disk without the interpreter's lock: whoever touches a page that was not fetched yet reads it as ever.
     """
     wanted = [span for span in spans if span[1] < span[2]]
     if not (wanted and hasattr(os, "RWF_NOWAIT") and hasattr(os, "sendfile")):
@@ -45,6 +46,7 @@ def read_ahead(spans: Iterable[Span], ended: Callable[[], bool]) -> Thread | Non
     every = wanted[:: -(-len(wanted) // SAMPLES)]
     if sum(stop - start for _, start, stop in wanted) > most or all(in_memory(f, (a + b) // 2) for f, a, b in every):
         return None
+    _advise(first)
     thread = Thread(target=_fetch, args=(wanted, ended), name="miaotui read-ahead", daemon=True)
     with contextlib.suppress(RuntimeError):  # no more threads: it is no more than advice
         thread.start()
@@ -81,6 +83,14 @@ def _fetch(spans: Sequence[Span], ended: Callable[[], bool]) -> None:
                     at += (got := os.sendfile(nowhere.fileno(), f.fileno(), at, min(PIECE, stop - at)))
 
 
+def _advise(spans: Iterable[Span]) -> None:
+    """Ask for a few pages here and there: the system fetches them at once, and nobody waits."""
+    for file, every in groupby(sorted(spans), key=lambda span: span[0]):
+        with contextlib.suppress(OSError), file.open("rb", buffering=0) as f:
+            for _, start, stop in every:
+                os.posix_fadvise(f.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+
+
 def _joined(spans: Iterable[Span]) -> list[Span]:
     """Neighbours in the file, where they follow each other, as one."""
     joined: list[Span] = []
@@ -95,9 +105,9 @@ def _joined(spans: Iterable[Span]) -> list[Span]:
 def fetch_whole(opened: Opened) -> None:
     """Start fetching a model of which everything is read, before it is known what becomes of it.
 
-    A decoder's layers in the order of their numbers, each as it lies in the file; then what is in none; tables of
-    tokens last: they are read row by row, but for the head. Other models, and files that are not quite what config.json
-    says, wait for their plan (`pack`).
+    Vectors, which loading copies: it would wait for the last layer's. Then a decoder's layers in the order of their
+    numbers, each as it lies in the file; what is in none; tables of tokens last: they are read row by row, but for the
+    head. Other models, and files that are not quite what config.json says, wait for their plan (`pack`).
     """
     config, checkpoint = opened.config, opened.checkpoint
     parts = () if config.decoder is None or config.encoder is not None else config.decoder.layers
@@ -114,5 +124,7 @@ def fetch_whole(opened: Opened) -> None:
         return table, not numbers, numbers, str(info.file), info.start
 
     infos = sorted(checkpoint.tensors.values(), key=order)
+    spans = [(info.file, info.start, info.stop) for info in infos]
+    vectors = [span for span, info in zip(spans, infos, strict=True) if len(info.shape) == 1]
     checkpoint.fetched = True
-    read_ahead(((info.file, info.start, info.stop) for info in infos), lambda: checkpoint.closed)
+    read_ahead(spans, lambda: checkpoint.closed, vectors)

@@ -76,6 +76,30 @@ def test_pieces_are_asked_for_in_order_until_it_ends(cold: Path, monkeypatch: py
         assert asked == every[:wanted]
 
 
+def test_small_pieces_are_advised_before_the_rest(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the thread that reads begins."""
+    let_go(cold)  # looking may have fetched some
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, at, n, how: asked.append((at, n, how)))
+    monkeypatch.setattr(os, "sendfile", lambda _, __, at, n: asked.append((at, n)) or n)
+    thread = ahead.read_ahead([(cold, 0, SIZE)], never, [(cold, 70, 75), (cold, 5, 6), (cold.with_name("gone"), 1, 2)])
+    assert thread is not None
+    thread.join(60)
+    advice = os.POSIX_FADV_WILLNEED
+    assert asked == [(5, 1, advice), (70, 5, advice), (0, SIZE)]
+
+
+def test_vectors_are_what_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path, small("llama"))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(ahead, "read_ahead", lambda _, __, first: asked.extend((a, b) for _, a, b in first))
+    with miaotui.load(tmp_path, threads=1) as model:
+        names = {(info.start, info.stop): name for name, info in model._opened.checkpoint.tensors.items()}
+    assert asked
+    assert all(names[span].endswith("norm.weight") for span in asked)
+    assert len(asked) == len([name for name in names.values() if name.endswith("norm.weight")])
+
+
 def test_a_file_that_is_shorter_by_now_or_cannot_be_sent_ends_it(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for answer in (0, OSError):
         let_go(cold)  # looking may have fetched some
@@ -103,8 +127,8 @@ def test_a_load_asks_for_layers_first_and_tables_last(
     asked: list[tuple[int, int]] = []
     others: list[tuple[int, int]] = []
     mine, theirs = (ahead, pack) if how == "all of it" else (pack, ahead)
-    monkeypatch.setattr(mine, "read_ahead", lambda spans, _: asked.extend((a, b) for _, a, b in spans))
-    monkeypatch.setattr(theirs, "read_ahead", lambda spans, _: others.extend((a, b) for _, a, b in spans))
+    monkeypatch.setattr(mine, "read_ahead", lambda spans, *_: asked.extend((a, b) for _, a, b in spans))
+    monkeypatch.setattr(theirs, "read_ahead", lambda spans, *_: others.extend((a, b) for _, a, b in spans))
     with miaotui.load(tmp_path, threads=1, memory_limit=None if how == "all of it" else "1GiB") as model:
         tensors = model._opened.checkpoint.tensors
         wanted, names = model.logits([1, 2]), {(info.start, info.stop): name for name, info in tensors.items()}
