@@ -135,7 +135,9 @@ def test_it_looks_the_same_from_outside(options) -> None:
     assert ours.Own(a=1) != ours.Own(a=1)
     assert hash(ours.Own(a=1)) == 7
     same = float("nan")
-    assert (ours.Named(only=same) == ours.Named(only=same)) == (theirs.Named(only=same) == theirs.Named(only=same))
+    equal = options.get("eq", True)  # as tuples are, which Python 3.13 no longer makes of them
+    assert (ours.Named(only=same) == ours.Named(only=same)) == equal
+    assert ours.Named(only=same) != ours.Named(only=float("nan"))
     assert ours.Empty() != theirs.Empty()
 
 
