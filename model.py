@@ -43,7 +43,7 @@ from .runtime.stream import Stream
 from .scores import Scores
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
     from collections.abc import Sequence as Ids
     from os import PathLike
     from pathlib import Path
@@ -121,7 +121,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     prepared: Prepared | None = None
     drafts: Model | None = None
     try:
-        if not (asked.auto or asked.request.gpu or asked.request.prune or asked.request.limit_bytes):
+        some = asked.auto or asked.request.gpu or asked.request.prune is not None
+        if not some and asked.request.limit_bytes is None:
             fetch_whole(opened)
         request, profile, picked = settled(asked, opened, free)
         prepared = prepare(opened, request, free=free, part=draft_part(asked.draft))
@@ -441,15 +442,22 @@ class Model(Scores):
     ) -> Generation | list[Generation]:
         """As `generate`, for coroutines: the event loop goes on meanwhile, and all its tasks share passes.
 
-        A task that is cancelled computes nothing more. Beams, and a GPU, answer in a thread of the loop's executor.
+        A task that is cancelled computes nothing more, but on a GPU. That, and beams, answer in a thread of the loop's
+        executor.
         """
-        from .runtime.asynchronous import answer, answers, in_thread  # noqa: PLC0415 - imports asyncio
+        from .runtime.asynchronous import answer, answers, in_thread, while_wanted  # noqa: PLC0415 - imports asyncio
 
         engine = self._session.engine
-        beams = self._text.completed(parameters).get("num_beams")  # which may be anything
-        if engine is None or not (beams is None or (isinstance(beams, Integral) and beams == 1)):
+        if engine is None:
             return await in_thread(partial(self.generate, prompt, **parameters))
+        beams = self._text.completed(parameters).get("num_beams")  # which may be anything
         with memory_named("agenerate"), Exits() as opened:
+            if not (beams is None or (isinstance(beams, Integral) and beams == 1)):
+                several = _several(prompt)
+                listed = cast("Iterable[Prompt]", prompt if several else [prompt])
+                found = partial(self._answers, listed, parameters, "agenerate", several=several)
+                made = await while_wanted(lambda check: found(check=check))
+                return made if several else made[0]
             if _several(prompt):
                 many = await in_thread(partial(self._asked, prompt, parameters, "agenerate", opened, several=True))
                 return await answers(engine, many)
@@ -541,10 +549,16 @@ class Model(Scores):
         return self.tokenizer.chat_ids(messages, **how), cast("GenerateKwargs", left)
 
     def _answers(
-        self, prompts: Iterable[Prompt], parameters: GenerateKwargs, call: str, *, several: bool = False
+        self,
+        prompts: Iterable[Prompt],
+        parameters: GenerateKwargs,
+        call: str,
+        *,
+        several: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> list[Generation]:
         with Exits() as opened:
-            return answers(self._session, self._asked(prompts, parameters, call, opened, several=several))
+            return answers(self._session, self._asked(prompts, parameters, call, opened, several=several), check)
 
     def _asked(
         self,

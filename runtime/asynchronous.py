@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .searching import Asked
     from .settling import Answer
 
-__all__ = ["answer", "answers", "each_token", "in_thread", "merged", "tokens"]
+__all__ = ["answer", "answers", "each_token", "in_thread", "merged", "tokens", "while_wanted"]
 
 T = TypeVar("T")
 
@@ -33,6 +33,24 @@ T = TypeVar("T")
 async def in_thread(work: Callable[[], T]) -> T:
     """Work in the loop's executor. Cancelled, it comes to its end all the same."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+async def while_wanted(work: Callable[[Callable[[], None]], T]) -> T:
+    """As `in_thread`, of work that calls what it is handed between its steps: cancelled, it ends there."""
+    gone = threading.Event()
+
+    def check() -> None:
+        if gone.is_set():
+            raise _GoneError
+
+    try:
+        return await in_thread(partial(work, check))
+    finally:
+        gone.set()
+
+
+class _GoneError(Exception):
+    """Nobody waits for this work any more; nobody sees this either."""
 
 
 async def tokens(engine: Engine, asked: Asked) -> AsyncGenerator[Token, None]:

@@ -212,13 +212,19 @@ class Searched:
     decode_s: float = 0.0
 
 
-def search(
-    session: Session, prompts: Sequence[Wanted], how: Beams, ends: Sequence[int], penalty: float = 1.0
+def search(  # noqa: PLR0913 - keywords
+    session: Session,
+    prompts: Sequence[Wanted],
+    how: Beams,
+    ends: Sequence[int],
+    penalty: float = 1.0,
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Searched]:
     """Answers to each prompt, in order; as many prompts are searched together as the cache has room for.
 
-    `penalty`: of ids that are there already. Errors: `InputError` where the cache has no room for one prompt's beams;
-    `BackendError` of a backend without pages.
+    `penalty`: of ids that are there already. `check`: called before each step; what it raises ends all. Errors:
+    `InputError` where the cache has no room for one prompt's beams; `BackendError` of a backend without pages.
     """
     if not session.backend.paged:
         msg = f"num_beams={how.n}: {session.backend.name} holds one text at a time; use device='cpu'"
@@ -227,7 +233,7 @@ def search(
     at = 0
     while at < len(runs):
         size = _fitting(session, runs[at:])
-        _Together(session, runs[at : at + size]).finish()
+        _Together(session, runs[at : at + size]).finish(check)
         at += size
     return [run.searched() for run in runs]
 
@@ -247,7 +253,7 @@ class _Together:
     def __init__(self, session: Session, runs: Sequence[_Run]) -> None:
         self._session, self._runs = session, runs
 
-    def finish(self) -> None:
+    def finish(self, check: Callable[[], None]) -> None:
         """Go on until all are done."""
         session, caller = self._session, Caller()
         own = [table for run in self._runs for table in run.own]
@@ -257,8 +263,10 @@ class _Together:
             for table in own:
                 table.waiting.add(caller)
             for run in self._runs:
+                check()
                 session.turn(partial(self._or_nothing, run.begin))
             while not all(run.state.done for run in self._runs):
+                check()
                 session.turn(partial(self._or_nothing, self._step))
         except BaseException:
             session.pages.torn = True  # a table that was just made is perhaps nobody's: the next change counts again

@@ -94,14 +94,14 @@ class Asked:
         )
 
 
-def answers(session: Session, asked: list[Asked]) -> list[Generation]:
+def answers(session: Session, asked: list[Asked], check: Callable[[], None] = lambda: None) -> list[Generation]:
     """The answer to each, in order; the sequences go on with it. Their parameters are alike, but for what they read.
 
-    They go on together, as many as there is room for. Errors: `InputError`; where one answer cannot go on, the others
-    come to their end before it is raised.
+    They go on together, as many as there is room for. `check`: beams call it before each step, and end with what it
+    raises. Errors: `InputError`; where one answer cannot go on, the others come to their end before it is raised.
     """
     if asked and asked[0].params.beams.n > 1:
-        return _searched(session, asked)
+        return _searched(session, asked, check)
     with Exits() as opened:
         each = [one for several in asked for one in spread(several, opened)]
         if session.engine is not None and len(each) > 1:
@@ -215,7 +215,7 @@ class _Going:
         self.want = None if step is None else self.sequence.wanted(step)
 
 
-def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
+def _searched(session: Session, asked: list[Asked], check: Callable[[], None]) -> list[Generation]:
     """The best answer to each, with the others as its `alternatives`."""
     params, ends = asked[0].params, asked[0].ends
     texts = [a.sequence.ids + a.prompt for a in asked]
@@ -225,7 +225,8 @@ def _searched(session: Session, asked: list[Asked]) -> list[Generation]:
         for a in asked:
             refused.enter_context(a.sequence.as_it_was())
             a.sequence.append(a.prompt)
-        made = iter(search(session, wanted, params.beams, ends, params.sampling.repetition_penalty))
+        penalty = params.sampling.repetition_penalty
+        made = iter(search(session, wanted, params.beams, ends, penalty, check=check))
     nothing = Searched([Found([], 0.0)])
     generations = [
         _generation(a, text, next(made) if limit > 0 else nothing, at_limit)

@@ -1,4 +1,9 @@
-"""Many clients of one server over sockets: each checks what it gets, and some behave badly."""
+"""Many clients of one server over sockets: each checks what it gets, and some behave badly.
+
+    python serve_load.py PORT BODY
+
+is one that asks and reads, until somebody kills it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import asyncio
 import contextlib
 import json
 import random
+import socket
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
-__all__ = ["MALFORMED", "Load", "Question", "percentile", "rss", "run"]
+__all__ = ["MALFORMED", "Load", "Question", "ask_until_killed", "percentile", "rss", "run"]
 
 #: Bodies that are refused, whatever they are.
 MALFORMED = (
@@ -26,6 +33,8 @@ MALFORMED = (
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
 #: What a client does, and how often.
 ACTIONS = {"whole": 40, "stream": 30, "leave": 10, "slow": 8, "malformed": 8, "hang up": 4}
+#: Processes that ask, and are killed, at most: at once, and in all.
+PROCESSES, KILLS = 2, 1000
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,50 @@ def rss(pid: int) -> int:
 
 
 async def run(port: int, questions: list[Question], clients: int, ending: asyncio.Event, seed: int) -> Load:
-    """Ask until `ending` is set, and what was begun is answered."""
+    """Ask until `ending` is set, and what was begun is answered. Besides, `PROCESSES` ask that are killed."""
     load = Load()
-    each = [random.Random(f"{seed} {i}") for i in range(clients)]  # noqa: S311 - a client's habits
-    await asyncio.gather(*(_client(port, questions, ending, rng, load) for rng in each))
+    each = [random.Random(f"{seed} {i}") for i in range(clients + PROCESSES)]  # noqa: S311 - a client's habits
+    killers = [_killing(port, questions, ending, rng, load) for rng in each[clients:]]
+    await asyncio.gather(*(_client(port, questions, ending, rng, load) for rng in each[:clients]), *killers)
     return load
+
+
+async def _killing(port: int, questions: list[Question], ending: asyncio.Event, rng: random.Random, load: Load) -> None:
+    """A process after the other that asks; it is killed (SIGKILL) at a random moment after it has connected."""
+    while not ending.is_set() and load.done.get("kill", 0) < KILLS:
+        body = json.dumps({**rng.choice(questions).body, "stream": rng.random() < 0.7})
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-S", __file__, str(port), body, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(60):
+                said = await process.stdout.readline()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(rng.uniform(0, 2)):
+                        await ending.wait()
+        except TimeoutError:
+            load.wrong.append("kill: the process did not connect")
+            said = b""
+        with contextlib.suppress(ProcessLookupError):  # it was refused, or read all there was
+            process.kill()
+        await process.wait()
+        if said:
+            load.count("kill")
+
+
+def ask_until_killed(port: int, body: str) -> None:
+    """Ask again and again, reading what comes; say when the first question is sent. Ends where nobody listens."""
+    data = body.encode()
+    with contextlib.suppress(ConnectionError):
+        for i in range(1000):
+            with socket.create_connection(("127.0.0.1", port)) as made:
+                made.sendall(HEAD % len(data) + data)
+                if not i:
+                    sys.stdout.write("asked\n")
+                    sys.stdout.flush()
+                while made.recv(100):
+                    pass
 
 
 async def _client(port: int, questions: list[Question], ending: asyncio.Event, rng: random.Random, load: Load) -> None:
@@ -211,3 +259,7 @@ async def _malformed(port: int, _: Question, rng: random.Random, __: Load) -> No
 _ACTIONS: dict[str, Callable[[int, Question, random.Random, Load], Coroutine[Any, Any, None]]] = {
     "whole": _whole, "stream": _stream, "leave": _leave, "slow": _slow, "malformed": _malformed, "hang up": _hang_up,
 }  # fmt: skip
+
+
+if __name__ == "__main__":
+    ask_until_killed(int(sys.argv[1]), sys.argv[2])

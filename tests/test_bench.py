@@ -51,7 +51,7 @@ serve(Engine())
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return {d: shapes.make_checkpoint(tmp_path_factory.mktemp("shapes") / d, "tiny", d) for d in ("f32", "bf16")}
+    return {d: shapes.make_checkpoint(tmp_path_factory.mktemp("shapes") / d, "tiny", d) for d in ("f32", "bf16", "f16")}
 
 
 @pytest.fixture
@@ -109,6 +109,9 @@ def test_bf16_is_the_same_draw_rounded(tiny):
     wide, narrow = (peer_gguf.read_tensors(tiny[d] / "model.safetensors") for d in ("f32", "bf16"))
     assert list(wide) == list(narrow)
     assert all(np.array_equal(shapes.to_bf16(wide[name]), narrow[name]) for name in wide)
+    half = peer_gguf.read_tensors(tiny["f16"] / "model.safetensors")
+    assert all(np.array_equal(wide[name].astype(np.float16), half[name]) for name in wide)
+    assert all(np.array_equal(peer_gguf.widened(x), x.astype(np.float32)) for x in half.values())
 
 
 def test_checkpoint_is_not_made_twice_and_is_the_same_everywhere(tiny, tmp_path):
@@ -162,7 +165,7 @@ def test_gguf_names(tiny):
             peer_gguf.gguf_name(name)
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_gguf_holds_the_same_numbers(tiny, tmp_path, dtype):
     gguf = pytest.importorskip("gguf")
     peer_gguf.write_gguf(tiny[dtype], tmp_path / "m.gguf")
@@ -384,7 +387,7 @@ def test_every_peer_can_be_asked_without_its_packages(name):
         f"import importlib.util\nimportlib.util.find_spec = lambda name: None\n"
         f"try: worker.driver({name!r})\nexcept ImportError as e: print(e)\n"
         f"m = sys.modules['peers.{PEERS[name]}']\n"
-        "assert m.Engine and m.PACKAGES and set(m.DTYPES) <= {'f32', 'bf16', 'int8', 'int4', 'int4a'}\n"
+        "assert m.Engine and m.PACKAGES and set(m.DTYPES) <= {'f32', 'bf16', 'f16', 'int8', 'int4', 'int4a'}\n"
         "assert not {p.split('.')[0] for p in m.PACKAGES} - {'numpy'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)

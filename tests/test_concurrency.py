@@ -381,6 +381,30 @@ def test_answers_to_one_prompt_share_it(directory: Path) -> None:
         assert sum(sizes) == 2
 
 
+def test_a_search_that_is_cancelled_computes_nothing_more_and_gives_its_pages_back(
+    directory: Path, lone: miaotui.Model
+) -> None:
+    """Its thread is free at its next step; who comes after has the whole cache."""
+    prompt, after = ids_of(51, PAGE), ids_of(52, 3 * PAGE)
+
+    async def cancelled() -> int:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        how = {"num_beams": 3, "max_new_tokens": PAGE - 1, **WHOLE}
+        search = asyncio.create_task(model.agenerate([prompt], **how))
+        while len(sizes) < 5:  # noqa: ASYNC110 - it has begun; another thread counts them
+            await asyncio.sleep(0)
+        search.cancel()
+        n = len(sizes)
+        with pytest.raises(asyncio.CancelledError):
+            await search
+        await asyncio.to_thread(int)  # once the only thread is free
+        return len(sizes) - n
+
+    with miaotui.load(directory, threads=2, cache_tokens=4 * PAGE) as model, counted(model) as sizes:
+        assert asyncio.run(cancelled()) <= 2
+        assert model.generate(after, max_new_tokens=5, **WHOLE).ids == alone(lone, after, WHOLE, 5)
+
+
 def test_a_prompt_s_log_probabilities_are_computed_once_for_n_answers(directory: Path, lone: miaotui.Model) -> None:
     prompt = ids_of(41, 90)
     how = {"max_new_tokens": 3, "echo": True, "top_logprobs": 2, **WHOLE, **DRAWN}

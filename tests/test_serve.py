@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import miaotui
 import pytest
+from miaotui.errors import TokenizerError
 from miaotui.tools import demo
 
 pytest.importorskip("starlette")
@@ -269,6 +270,54 @@ def test_models_and_paths(client: Client) -> None:
     assert client.get("/v1/models/../../etc/passwd").status == 404
     assert client.get("/nothing").error["code"] == "not_found"
     assert client.get(CHAT).status == 405
+    assert client.get(CHAT).error["message"] == f"GET: {CHAT} takes POST only"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": MESSAGES}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 4}),
+        ("/v1/messages/count_tokens", {"messages": MESSAGES}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/tokenize", {"messages": MESSAGES}),
+    ],
+)
+def test_a_model_without_a_chat_template_is_named_as_the_request_names_it(
+    client: Client, path: str, body: dict[str, Any]
+) -> None:
+    reply = client.post(path, {"model": "story", **body})
+    assert reply.status == 400
+    told = reply.json["error"]
+    assert "model: story has no chat template" in told["message"]
+    assert told.get("param", "model") == "model"
+
+
+def test_no_error_tells_where_a_model_lies(
+    client: Client, models: dict[str, miaotui.Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = models["story"].directory
+
+    def damaged(*_: object, **__: object) -> Any:
+        msg = f"{where / 'tokenizer.json'}: cannot encode a text"
+        raise TokenizerError(msg)
+
+    monkeypatch.setattr(type(models["story"].tokenizer), "encode", damaged)
+    reply = client.post(COMPLETIONS, {"model": "story", "prompt": "Once"})
+    assert reply.error["message"] == "story/tokenizer.json: cannot encode a text"
+
+
+def test_what_is_missing_is_told_in_words(client: Client) -> None:
+    told = client.post(COMPLETIONS, {"model": "story"}).error
+    said = "prompt: this field is missing; expected a text, a list of token ids, or a list of either"
+    assert (told["param"], told["message"]) == ("prompt", said)
+    told = client.post(COMPLETIONS, {"model": "story", "prompt": []}).error
+    assert "a list of 0 found, expected a text or a list (of an integer, at least 0), not empty or" in told["message"]
+
+
+def test_a_model_that_cannot_fill_in_says_so(client: Client) -> None:
+    told = client.post(COMPLETIONS, {"model": "story", "prompt": "a", "suffix": "b"}).error
+    assert (told["param"], "no tokens to fill in the middle with" in told["message"]) == ("suffix", True)
 
 
 def test_a_model_that_writes_no_text() -> None:

@@ -102,6 +102,14 @@ def test_answers_that_take_too_long_are_cut() -> None:
         assert process.returncode == 0
 
 
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    said = f"miaotui: error: --port {port}: cannot listen at 127.0.0.1:{port} (Address already in use)"
+    assert capsys.readouterr().err.strip() == said
+
+
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [

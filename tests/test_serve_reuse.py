@@ -63,6 +63,30 @@ def test_no_key_reuses_what_another_left(chat: miaotui.Model, path: str) -> None
     assert reused(other_server, path, "key-of-one") == 0
 
 
+def test_nor_does_ranking(chat: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer tells nothing of reuse, but its time does: tokens that are computed."""
+    n, run = [0], chat.session.run_pass
+
+    def counted(parts: Any, **how: Any) -> Any:
+        n[0] += sum(len(part[1]) for part in parts)
+        return run(parts, **how)
+
+    monkeypatch.setattr(chat.session, "run_pass", counted)
+    client = Client({"chat": chat}, Settings(reuse="per-key"), Keys(["key-of-one", "key-of-two"]))
+
+    def computed(who: str) -> tuple[int, Any]:
+        n[0] = 0
+        body = {"query": "Who had a ball?", "documents": [START]}
+        reply = client.post("/v1/rerank", body, {"authorization": f"Bearer key-of-{who}"})
+        assert reply.status == 200, reply.body
+        return n[0], reply.json["results"]
+
+    (first, said), (again, same), (other, too), (back, last) = (computed(who) for who in ("one", "one", "two", "one"))
+    assert again < first / 2 > back
+    assert other == first
+    assert said == same == too == last
+
+
 def test_keys_share_what_begins_alike_unless_they_are_told_not_to(chat: miaotui.Model) -> None:
     client = Client({"chat": chat}, Settings(), Keys(["key-of-one", "key-of-two"]))
     assert [reused(client, "/v1/completions", f"key-of-{who}") > 16 for who in ("one", "two")] == [False, True]

@@ -1,4 +1,7 @@
-"""Soaks of the server. `./dev soak serve --minutes 0`: one round is ten minutes of 64 clients, then SIGTERM."""
+"""Soaks of the server. `./dev soak serve --minutes 0`: one round is ten minutes of 64 clients, then SIGTERM.
+
+`./dev soak serve-bodies --minutes 30`: a round is 2,000 bodies.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +86,7 @@ def test_64_clients_and_an_end(request: pytest.FixtureRequest) -> None:
     soak.count("private MiB at a third", sizes[0] >> 20)
     soak.count("private MiB at the end", sizes[1] >> 20)
     assert load.wrong == []
+    assert load.done["kill"] > 0
     assert sizes[1] - sizes[0] < GROWTH
 
 

@@ -23,6 +23,7 @@ pytest.importorskip("prometheus_client")
 pytest.importorskip("jinja2")
 
 from miaotui.tools.server import embeddings, rerank, tokens
+from miaotui.tools.server.settings import Settings
 from serving import Client
 
 if TYPE_CHECKING:
@@ -200,6 +201,45 @@ def test_what_has_no_tokens_is_refused(client: Client, path: str, body: dict[str
     reply = client.post(path, {"model": "chat", **body})
     assert reply.status == 400, reply.body
     assert (reply.error["param"] or reply.error["message"]).startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "bound"),
+    [
+        (EMBEDDINGS, {"model": "encoder", "input": ["a"] * 2049}, "input", "2048"),
+        (EMBEDDINGS, {"model": "encoder", "input": ["a b c d"] * 20}, "input", "at most 100"),
+        (EMBEDDINGS, {"model": "encoder", "input": [[5] * 60] * 2}, "input", "at most 100"),
+        (EMBEDDINGS, {"model": "encoder", "input": ["a", "a" * (64 * 256 + 1)]}, "input[1]", "64 tokens"),
+        (RERANK, {"model": "judge", "query": "a", "documents": ["a"] * 1001}, "documents", "1000"),
+        (RERANK, {"model": "judge", "query": "a b", "documents": ["a b c d"] * 20}, "documents", "at most 100"),
+        (RERANK, {"model": "chat", "query": "a", "documents": ["a", "a" * 131_073]}, "documents[1]", "512 tokens"),
+        (RERANK, {"model": "chat", "query": "a" * 131_073, "documents": ["a"]}, "query", "512 tokens"),
+        ("/tokenize", {"model": "chat", "prompt": "a" * (1 << 19) + "a"}, "prompt", str(1 << 19)),
+        ("/tokenize", {"model": "chat", "prompt": "\U0001f600" * ((1 << 18) + 1)}, "prompt", str(1 << 20)),
+        ("/tokenize", {"model": "chat", "messages": [{"role": "user", "content": "a" * (1 << 19)}]}, "messages",
+         str(1 << 19)),
+        ("/detokenize", {"model": "chat", "tokens": [5] * ((1 << 20) + 1)}, "tokens", str(1 << 20)),
+    ],
+)  # fmt: skip
+def test_what_is_too_much_is_refused_with_its_bound(
+    models: dict[str, miaotui.Model], path: str, body: dict[str, Any], param: str, bound: str
+) -> None:
+    client = Client(models, Settings(max_input_tokens=100))
+    reply = client.post(path, body)
+    assert (reply.status, reply.error["param"]) == (400, param), reply.body
+    assert bound in reply.error["message"]
+    assert client.state.admission.n_tokens == 0
+
+
+def test_ranking_holds_the_tokens_that_it_reads(models: dict[str, miaotui.Model]) -> None:
+    """Next to another request there is room for so many."""
+    client, held = Client(models), list[int]()
+    check = client.state.admission.check_tokens
+    client.state.admission.check_tokens = lambda n: held.append(n) or check(n)  # type: ignore[func-returns-value]
+    reply = client.post(RERANK, {"model": "judge", "query": "Who flew?", "documents": TEXTS})
+    encode = models["judge"].tokenizer.encode
+    assert held == [sum(len(encode("Who flew?")) + len(encode(text)) for text in TEXTS)]
+    assert reply.status == 200
 
 
 def test_a_tokenizer_tells_what_it_is(models: dict[str, miaotui.Model]) -> None:

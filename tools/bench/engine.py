@@ -32,7 +32,7 @@ from ...errors import InputError
 from .engine_parts import BARS, KV_CACHE, MEASURED, PARTS, Run, Sizes
 from .peers.worker import serve
 from .roofline import machine, versions
-from .shared import print_out, public_command
+from .shared import add_part, print_out, public_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -126,16 +126,8 @@ def main(argv: list[str] | None = None) -> int:
             about |= {"shape": sizes.shapes[0], "kv_cache": KV_CACHE, "rounds": args.rounds}
             for figures in measured(args, part, sizes, directory):
                 if args.out:  # what was measured is kept if the rest is stopped
-                    _add(args.out, part, about | figures)
+                    add_part(args.out, part, about | figures)
     return 0
-
-
-def _add(out: Path, part: str, figures: dict[str, Any]) -> None:
-    """Put a part's figures in the place of older ones."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    there = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"parts": {}}
-    there["parts"][part] = figures
-    out.write_text(json.dumps(there, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

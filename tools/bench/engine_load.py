@@ -28,6 +28,7 @@ __all__ = [
     "arrivals",
     "driven",
     "lengths",
+    "percentiles",
     "ratios",
     "read_text",
     "seen",
@@ -119,12 +120,13 @@ def seen(requests: Sequence[Request], times: Sequence[Sequence[float]]) -> dict[
         "tokens": sum(map(len, times)),
         "seconds": end,
         "tokens_per_s": sum(map(len, times)) / end,
-        "first_ms": _percentiles(firsts),
-        "between_ms": _percentiles(between),
+        "first_ms": percentiles(firsts),
+        "between_ms": percentiles(between),
     }
 
 
-def _percentiles(seconds: Any) -> dict[str, float]:  # noqa: ANN401 - what NumPy takes
+def percentiles(seconds: Any) -> dict[str, float]:  # noqa: ANN401 - what NumPy takes
+    """p50 and p99 in milliseconds."""
     p50, p99 = np.quantile(seconds, (0.5, 0.99))
     return {"p50": 1e3 * float(p50), "p99": 1e3 * float(p99)}
 

@@ -3,7 +3,7 @@
     python -m miaotui.tools.bench.shapes --shape smollm2-135m --dtype bf16 DIRECTORY
 
 Weights and biases are normal with a standard deviation of 0.02, norms are one, the seed fixes every bit. BF16 is the
-same draw rounded to nearest even. The directory is a Hugging Face one: `transformers` loads it too.
+same draw rounded to nearest even, and so is F16. The directory is a Hugging Face one: `transformers` loads it too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SHAPES", "main", "make_checkpoint", "to_bf16"]
 
-DTYPES = {"f32": ("F32", 4, "float32"), "bf16": ("BF16", 2, "bfloat16")}
+DTYPES = {"f32": ("F32", 4, "float32"), "bf16": ("BF16", 2, "bfloat16"), "f16": ("F16", 2, "float16")}
 STD = 0.02
 COMMON: dict[str, Any] = {"hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0}
 #: model_type -> what its configs have in common; Qwen2's query, key and value projections have biases
@@ -141,7 +141,7 @@ def _write_tensors(path: Path, config: dict[str, Any], dtype: str, seed: int) ->
         for name, shape in _tensors(config):
             norm = "norm" in name.lower() and name.endswith(".weight")
             x = np.ones(shape, np.float32) if norm else rng.standard_normal(shape, np.float32) * np.float32(STD)
-            (to_bf16(x) if dtype == "bf16" else x).tofile(file)
+            (to_bf16(x) if dtype == "bf16" else x.astype(np.dtype(DTYPES[dtype][2]))).tofile(file)
     part.replace(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GB",
+    "add_part",
     "bytes_per_step",
     "open_session",
     "paired",
@@ -94,6 +96,14 @@ def public_command(program: str, argv: Sequence[str]) -> str:
 
 def _base(word: str) -> str:
     return os.path.basename(word.rstrip("/")) if word.startswith(("/", "~", "..")) else word  # noqa: PTH119 - a word
+
+
+def add_part(out: Path, part: str, figures: dict[str, Any]) -> None:
+    """Put a part's figures into a file of several, in the place of older ones."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    there = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"parts": {}}
+    there["parts"][part] = figures
+    out.write_text(json.dumps(there, indent=1) + "\n", encoding="utf-8")
 
 
 def print_out(text: str) -> None:

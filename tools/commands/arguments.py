@@ -43,6 +43,9 @@ __all__ = [
     "size",
 ]
 
+#: What --memory-limit does.
+MEMORY_LIMIT = "refuse to load a model for which more memory would be allocated, for instance 2GiB or 500MB"
+
 
 def add_model(parser: argparse.ArgumentParser, default: str = "the demo model that is included") -> None:
     """Add `--model` and what says how it is read; `default`: what there is without one, in words."""
@@ -254,8 +257,11 @@ def adapter_of(args: argparse.Namespace) -> str | None:
     return name if name is not None else next(iter(adapters), None)
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`."""
+def add_limits(parser: argparse.ArgumentParser, memory: str = MEMORY_LIMIT) -> None:
+    """Add what bounds a loaded model: `--threads`, `--max-context`, `--memory-limit`, `--kv-cache`, `--precision`.
+
+    `memory`: what --memory-limit does.
+    """
     add_precision(parser)
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="where to compute: cpu (default) or cuda"
@@ -273,7 +279,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         "--memory-limit",
         type=size,
         metavar="SIZE",
-        help="refuse to load a model for which more memory would be allocated, for instance 2GiB or 500MB",
+        help=memory,
     )
     add_profile(parser)
 

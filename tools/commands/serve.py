@@ -52,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_quantize(parser)
     add_prune(parser)
-    add_limits(parser)
+    add_limits(
+        parser,
+        "refuse to start if more memory would be allocated for a model and its cache, for instance 2GiB or 500MB; it "
+        "holds for each model by itself, and Python, requests and weights that are used in place are not counted "
+        f"(default: what a control group's limit leaves for all models, less {SPARE >> 20} MiB)",
+    )
     parser.add_argument(
         "--cache-tokens",
         type=int,

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from ...dataclass import dataclass
 from ...runtime.asynchronous import merged
+from ...runtime.generate import retold
 from .errors import RequestError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from ...runtime.generate import Token
@@ -100,9 +102,14 @@ class Ask:
         return self.n * len(self.prompts)
 
     @property
+    def beams(self) -> int:
+        """Texts that a search goes on with; 1: there is none."""
+        return self.parameters.get("num_beams") or 1  # type: ignore[return-value]  # it was checked
+
+    @property
     def greedy(self) -> bool:
         """Whether all answers to one prompt are the same."""
-        return not self.parameters.get("temperature") and not self.parameters.get("do_sample")
+        return self.beams == 1 and not self.parameters.get("temperature") and not self.parameters.get("do_sample")
 
     def salted(self, salt: str | None) -> Ask:
         """The same, for a key whose texts reuse nothing of others'; its own salts tell them apart further."""
@@ -117,7 +124,7 @@ class Ask:
         n_context = self.entry.model.n_context
         new = self.parameters.get("max_new_tokens")
         each = (min(n_context, len(p.ids) + (n_context if new is None else int(new))) for p in self.prompts)
-        return sum(each) * (1 if self.greedy else self.n)
+        return sum(each) * (self.beams if self.beams > 1 else 1 if self.greedy else self.n)
 
 
 @dataclass
@@ -167,9 +174,9 @@ class Answer:
 class Answering:
     """The answers to an `Ask`, as they come. `usage` is complete when they are."""
 
-    def __init__(self, ask: Ask, metrics: Metrics, began: float) -> None:
-        """Nothing is computed yet. `began`: when the request came (`time.monotonic`)."""
-        self.ask, self.usage, self._metrics, self._began = ask, Usage(), metrics, began
+    def __init__(self, ask: Ask, metrics: Metrics, began: float, searches: asyncio.Semaphore) -> None:
+        """Nothing is computed yet. `began`: when the request came (`time.monotonic`); `searches`: of beams at once."""
+        self.ask, self.usage, self._metrics, self._began, self._searches = ask, Usage(), metrics, began, searches
         self._made: AsyncGenerator[tuple[int, tuple[int, Token]], None] | None = None
         self._copies = ask.n if ask.greedy and ask.n > 1 else 1
         self._readers = [ask.reader(i) for i in range(ask.n_answers)]
@@ -196,7 +203,17 @@ class Answering:
         ask = self.ask
         more: GenerateKwargs = {"n": 1 if ask.greedy else ask.n, "adapter": ask.entry.adapter}
         parameters = cast("GenerateKwargs", {**more, **ask.parameters})
+        if ask.beams > 1:
+            return self._found(prompt, parameters)
         return ask.entry.model.achoices(prompt.ids, **parameters)
+
+    async def _found(self, prompt: Prompt, parameters: GenerateKwargs) -> AsyncGenerator[tuple[int, Token], None]:
+        """The best answers of a search, whole."""
+        async with self._searches:
+            made = await self.ask.entry.model.agenerate(prompt.ids, **parameters)
+        for number, answer in enumerate((made, *made.alternatives)):
+            for token in retold(answer):
+                yield number, token
 
     def _count(self, token: Token, number: int) -> None:
         if token.timings is None:

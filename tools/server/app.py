@@ -88,7 +88,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
     """A path or method that there is none of."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     method, path = request.method, request.url.path[:200]
-    message = f"{path}: there is no such path" if status == 404 else f"{method}: {path} takes another method"  # noqa: PLR2004 - HTTP's
-    problem = Problem(status, message, code="not_found" if status == 404 else "method_not_allowed")  # noqa: PLR2004 - HTTP's
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    message = f"{path}: there is no such path"
+    if status != 404:  # noqa: PLR2004 - HTTP's
+        message = f"{method}: {path} takes {headers.get('Allow', 'another method')} only"
+    problem = Problem(status, message, code="not_found" if status == 404 else "method_not_allowed")  # noqa: PLR2004 - HTTP's
     return Response(to_json(openai_error(problem)), status, headers, media_type="application/json")

@@ -155,6 +155,7 @@ def thoughts_of(ask: Ask) -> int:
 
 def _said(entry: Entry, conversation: Conversation, constraint: str | None) -> _Said:
     """`constraint`: the parameter that the answer is held to, if it is."""
+    entry.check_talks()
     tokenizer, functions = entry.model.tokenizer, conversation.functions
     _, template = tokenizer.templates.chosen(conversation.template.get("chat_template"), tools=bool(functions))
     form = format_of(template) if entry.tool_calls is None else format_named(entry.tool_calls)

@@ -13,7 +13,7 @@ from ...errors import ConfigError, InputError
 from ...runtime.generate import check_ids
 from .errors import RequestError
 from .fields import Field, Schema, array
-from .generating import MODEL, TEXT
+from .generating import MODEL, TEXT, check_characters, check_inputs
 from .wires import Work
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...model import Model
     from .admission import Ticket
     from .served import Entry
+    from .settings import Settings
     from .state import State
 
 __all__ = ["WIRE"]
@@ -48,7 +49,7 @@ async def _work(given: dict[str, Any], state: State, ticket: Ticket) -> Mapping[
     entry = state.served.find(given.get("model"))
     vectors = await state.prepare(partial(state.kept, entry.model, _vectors))
     width = _width(entry.model, vectors, given.get("dimensions"))
-    ids = await state.prepare(partial(_ids, entry.model, vectors, given))
+    ids = await state.prepare(partial(_ids, entry.model, vectors, given, state.settings))
     n = sum(map(len, ids))
     ticket.hold(n)
     rows = list[NDArray[np.float32]]()
@@ -67,6 +68,8 @@ def _vectors(model: Model) -> Vectors:
         return model.vectors
     except (InputError, ConfigError) as e:
         msg = f"model: {e}"
+        if model.config.writes and isinstance(e, InputError):
+            msg = "model: it writes text, and has no vectors; name an encoder, or a decoder that was trained for them"
         raise RequestError(msg, param="model", code="not_supported") from e
 
 
@@ -88,14 +91,16 @@ def _width(model: Model, vectors: Vectors, asked: int | None) -> int | None:
     return asked
 
 
-def _ids(model: Model, vectors: Vectors, given: Mapping[str, Any]) -> list[list[int]]:
+def _ids(model: Model, vectors: Vectors, given: Mapping[str, Any], settings: Settings) -> list[list[int]]:
     """Of each input, as it is read. Errors: `RequestError`, `TokenizerError`, `InputError`."""
     texts, name, cut = given["input"], given.get("prompt_name"), bool(given.get("truncate"))
     several = not isinstance(texts, str) and not isinstance(texts[0], int)
-    listed, made = (texts if several else [texts]), list[list[int]]()
+    listed, made, n = (texts if several else [texts]), list[list[int]](), 0
     for i, each in enumerate(listed):
         where = f"input[{i}]" if several else "input"
         if isinstance(each, str):
+            if not cut:
+                check_characters(len(each), vectors.max_tokens, where, ", or send truncate: true")
             ids = vectors.framed(each, name, cut=cut)
         elif name is not None:
             msg = "prompt_name: a prompt is put before texts; with token ids, put its ids there"
@@ -107,6 +112,8 @@ def _ids(model: Model, vectors: Vectors, given: Mapping[str, Any]) -> list[list[
             msg = f"{where}: {len(ids)} tokens; this model takes 1 to {vectors.max_tokens}{more}"
             raise RequestError(msg, param=where, code="context_length_exceeded" if ids else "invalid_value")
         made.append(ids)
+        n += len(ids)
+        check_inputs(n, "input", settings)
     return made
 
 

@@ -48,6 +48,12 @@ class Field:
     required: bool = False
     refused: str = ""
 
+    @property
+    def wanted(self) -> str:
+        """The type in words; of many types, as `about` tells it."""
+        many = len(self.schema.get("anyOf", ())) > 2  # noqa: PLR2004 - as many are read with ease
+        return self.about[:1].lower() + self.about[1:].rstrip(".") if many else expected(self.schema)
+
 
 def array(items: Schema, *, least: int = 0, most: int | None = None) -> Schema:
     """A list's type."""
@@ -77,7 +83,7 @@ def read_fields(fields: Sequence[Field], body: Mapping[str, Any]) -> dict[str, A
         value = body.get(name)
         if value is None:
             if field.required:
-                msg = f"{name}: this field is missing; expected {expected(field.schema)}"
+                msg = f"{name}: this field is missing; expected {field.wanted}"
                 raise RequestError(msg, param=name, code="missing_required_parameter")
             continue
         try:
@@ -244,6 +250,8 @@ def expected(schema: Schema) -> str:
     words: str = _AN[kind]
     if kind == "array":
         words += f" (of {expected(schema['items'])})" if schema.get("items") else ""
+    if kind == "array" and schema.get("minItems") == 1 and "maxItems" not in schema:
+        return f"{words}, not empty"
     return words + _bounds(schema, {"string": " characters", "array": " items", "object": " keys"}.get(kind, ""))
 
 

@@ -25,6 +25,8 @@ __all__ = [
     "STREAM",
     "TEXT",
     "check_answers",
+    "check_characters",
+    "check_inputs",
     "check_length",
     "compiled",
     "parameters_of",
@@ -32,6 +34,8 @@ __all__ = [
 
 #: Seeds that are drawn: numbers that JavaScript reads exactly.
 SEEDS = 2**53
+#: Texts that a search goes on with at once, at most.
+MOST_BEAMS = 32
 #: Characters of a token, at most, by which a text is known to be too long: some have a hundred blanks.
 CHARACTERS = 256
 TEXT: Schema = {"type": "string"}
@@ -127,6 +131,19 @@ OWN = (
     Field("regex", {"type": "string", "minLength": 1}, "The whole answer matches this regular expression.", "regex"),
     Field("choices", array(TEXT, least=1, most=1 << 12), "The answer is one of these texts.", "choices"),
     Field("adapter", {"type": "string", "minLength": 1}, "Which of the model's adapters writes it.", "adapter"),
+    Field(
+        "num_beams",
+        {"type": "integer", "minimum": 1, "maximum": MOST_BEAMS},
+        "Above 1: beam search, the n best of its answers, at once and not streamed.",
+        "num_beams",
+    ),
+    Field("length_penalty", _NUMBER, "Of beams: above 0 longer answers score better.", "length_penalty"),
+    Field(
+        "early_stopping",
+        {"anyOf": [_FLAG, {"enum": ["never"]}]},
+        "Of beams: true ends with as many answers as beams; never looks on until none can be better.",
+        "early_stopping",
+    ),
     Field("priority", {"type": "integer", "minimum": -(2**31), "maximum": 2**31}, "The higher goes first.", "priority"),
     Field(
         "cache_salt",
@@ -144,9 +161,14 @@ def parameters_of(
 ) -> GenerateKwargs:
     """The parameters of `generate`; `said`: `Model.generation_defaults`. Errors: `RequestError`.
 
-    Where a request says nothing of its temperature it is drawn at the model's own, or the server's.
+    Where a request says nothing of its temperature it is drawn at the model's own, or the server's; beams are not.
     """
     made = optional_of(fields, given)
+    if made.get("num_beams", 1) > 1:
+        made.setdefault("temperature", 0)  # nothing is drawn
+        if given.get("stream"):
+            msg = f"num_beams: {made['num_beams']} beams are known at their end; leave out stream"
+            raise RequestError(msg, param="num_beams", code="unsupported_value")
     made.setdefault("temperature", said.get("temperature", settings.temperature))
     if made["temperature"]:
         made["do_sample"] = True
@@ -179,6 +201,20 @@ def check_length(model: Model, n: int, parameters: Mapping[str, Any], name: str,
         what = "tokens" if ids else "characters"
         msg = f"{name}: {n} {what}, which is more than the context of {model.n_context} takes; shorten it"
         raise RequestError(msg, param=name, code="context_length_exceeded")
+
+
+def check_characters(n: int, tokens: int, name: str, more: str = "") -> None:
+    """Refuse a text of `n` characters that has more than `tokens`, whatever they are. Errors: `RequestError`."""
+    if n > tokens * CHARACTERS:
+        msg = f"{name}: {n} characters, which is more than the {tokens} tokens that this model takes; shorten it{more}"
+        raise RequestError(msg, param=name, code="context_length_exceeded")
+
+
+def check_inputs(n: int, name: str, settings: Settings) -> None:
+    """Refuse texts of one request that have too many tokens together. Errors: `RequestError`."""
+    if n > settings.max_input_tokens:
+        msg = f"{name}: {n} tokens or more in all, expected at most {settings.max_input_tokens}; send fewer at a time"
+        raise RequestError(msg, param=name, code="invalid_value")
 
 
 def compiled(model: Model, parameters: GenerateKwargs, before: Sequence[int]) -> GenerateKwargs:

@@ -11,7 +11,7 @@ from ...errors import ConfigError, InputError
 from ..reranking import ranked, ranker_of
 from .errors import RequestError
 from .fields import Field, Schema, array
-from .generating import MODEL, TEXT
+from .generating import MODEL, TEXT, check_characters, check_inputs
 from .wires import Work
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...model import Model
     from ..reranking import Ranker
     from .admission import Ticket
+    from .settings import Settings
     from .state import State
 
 __all__ = ["ALIAS", "WIRE"]
@@ -41,7 +42,7 @@ async def _work(given: dict[str, Any], state: State, ticket: Ticket) -> Mapping[
     entry = state.served.find(given.get("model"))
     ranker = await state.prepare(partial(state.kept, entry.model, _ranker))
     texts = [each if isinstance(each, str) else each["text"] for each in given["documents"]]
-    ticket.hold(entry.model.n_context)
+    ticket.hold(await state.prepare(partial(_n_tokens, entry.model, given["query"], texts, state.settings)))
     scores, n = list[float](), 0
     for at in range(0, len(texts), SOME):
         some = texts[at : at + SOME]
@@ -55,6 +56,18 @@ async def _work(given: dict[str, Any], state: State, ticket: Ticket) -> Mapping[
     ]
     usage = {"prompt_tokens": n, "total_tokens": n}
     return {"id": f"rerank-{uuid.uuid4().hex}", "model": entry.name, "results": results, "usage": usage}
+
+
+def _n_tokens(model: Model, query: str, texts: list[str], settings: Settings) -> int:
+    """What is read, about: each document next to the query, as far as the context goes. Errors: `RequestError`."""
+    context, encode = model.n_context, model.tokenizer.encode
+    check_characters(len(query), context, "query")
+    asked, n = len(encode(query)), 0
+    for i, text in enumerate(texts):
+        check_characters(len(text), context, f"documents[{i}]")
+        n += min(context, asked + len(encode(text)))
+        check_inputs(n, "documents", settings)
+    return n
 
 
 def _ranker(model: Model) -> Ranker:

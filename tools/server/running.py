@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -38,8 +39,10 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as e:
-        option = "--host" if isinstance(e, socket.gaierror) else "--port"
-        msg = f"{option} {host if option == '--host' else port}: cannot listen at {host}:{port} ({e.strerror or e})"
+        named = isinstance(e, socket.gaierror)
+        option = f"--host {host}" if named else f"--port {port}"
+        why = os.strerror(e.errno) if e.errno and not named else e.strerror or e  # create_server's has the place too
+        msg = f"{option}: cannot listen at {host}:{port} ({why})"
         raise InputError(msg) from e
 
 

@@ -61,6 +61,12 @@ class Entry:
     tool_calls: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
+    def check_talks(self) -> None:
+        """Errors: `RequestError` for a model that has no chat template."""
+        if self.model.tokenizer.chat_template is None:
+            msg = f"model: {self.name} has no chat template, so it reads no messages; ask another, or /v1/completions"
+            raise RequestError(msg, param="model", code="not_supported")
+
 
 class Served:
     """Every name that is served. The first is meant where a request names none."""
@@ -108,6 +114,12 @@ class Served:
             msg = f"adapter: there is no {adapter[:200]!r} here; {what}"
             raise RequestError(msg, param="adapter", code="invalid_value")
         return entry
+
+    def told(self, text: str) -> str:
+        """An error's text as clients may see it: without the places of models on this machine."""
+        for name, model in self.models.items():
+            text = text.replace(str(model.directory), name)
+        return text
 
     def close(self) -> None:
         """Close every model."""

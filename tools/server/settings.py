@@ -19,6 +19,8 @@ class Settings:
     max_tokens_in_flight: int = 1 << 20
     #: Answers that one request may ask for: prompts times `n`.
     max_answers: int = 128
+    #: Tokens of all texts together that one request has embedded or ranked; OpenAI's bound.
+    max_input_tokens: int = 300_000
     #: From a request's last byte to its answer's.
     request_timeout: float = 600.0
     #: From a request's first byte to its last.
@@ -37,6 +39,8 @@ class Settings:
     max_tokens: int | None = None
     #: Threads that tokenise, render templates and compile constraints.
     preparing_threads: int = 2
+    #: Searches with beams that run at once; more of them wait.
+    searches: int = 2
     #: Log prompts and answers too.
     log_texts: bool = False
     #: Whose texts may reuse what others left in the cache, where they begin alike: all, or those of the same API key.

@@ -28,6 +28,8 @@ class State:
         """Made once; its threads start when they are needed."""
         self.served, self.settings = served, settings
         self.admission, self.metrics = Admission(settings), Metrics()
+        #: Beams hold a thread each that takes passes, from their first step to their last: others need some too.
+        self.searches = asyncio.Semaphore(settings.searches)
         self._kept: dict[tuple[object, int], object] = {}
         self._threads = ThreadPoolExecutor(settings.preparing_threads, thread_name_prefix="miaotui-prepare")
 

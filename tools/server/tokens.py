@@ -13,7 +13,7 @@ from ...runtime.generate import check_ids
 from .errors import RequestError, openai_error, problem_of
 from .events import to_json
 from .fields import Field, Schema, array
-from .generating import MODEL, TEXT
+from .generating import MODEL
 from .wires import Work
 
 if TYPE_CHECKING:
@@ -27,22 +27,24 @@ if TYPE_CHECKING:
 
 __all__ = ["DETOKENIZE", "TOKENIZE", "routes"]
 
+#: Characters of a text, and its tokens: a text may be longer than the model's context, for clients that count.
+MOST_CHARACTERS, MOST_TOKENS = 1 << 19, 1 << 20
 _FLAG: Schema = {"type": "boolean"}
 TOKENIZE_FIELDS = (
     MODEL,
-    Field("prompt", TEXT, "A text; or messages."),
-    Field("messages", array({"type": "object"}, least=1), "A conversation, by the model's chat template."),
+    Field("prompt", {"type": "string", "maxLength": MOST_CHARACTERS}, "A text; or messages."),
+    Field("messages", array({"type": "object"}, least=1, most=1 << 16), "A conversation, by the model's template."),
     Field("add_special_tokens", _FLAG, "With what the tokenizer puts around a text (default: true); a chat template "
           "writes such tokens itself."),
     Field("add_generation_prompt", _FLAG, "Messages: end with what begins an answer (default: true)."),
     Field("continue_final_message", _FLAG, "Messages: end inside the last one."),
-    Field("tools", array({"type": "object"}), "Messages: tools, for templates that read them."),
+    Field("tools", array({"type": "object"}, most=128), "Messages: tools, for templates that read them."),
     Field("chat_template_kwargs", {"type": "object"}, "Messages: further variables of the template."),
     Field("return_token_strs", _FLAG, "Each token's spelling too."),
 )  # fmt: skip
 DETOKENIZE_FIELDS = (
     MODEL,
-    Field("tokens", array({"type": "integer", "minimum": 0}, most=1 << 20), "Token ids.", required=True),
+    Field("tokens", array({"type": "integer", "minimum": 0}, most=MOST_TOKENS), "Token ids.", required=True),
 )
 _OF_MESSAGES = ("add_generation_prompt", "continue_final_message", "tools", "chat_template_kwargs")
 
@@ -54,6 +56,10 @@ async def _tokenize(given: dict[str, Any], state: State, _: Ticket) -> Mapping[s
 
 def _tokenized(entry: Entry, given: dict[str, Any]) -> dict[str, Any]:
     ids = _ids(entry, given)
+    if len(ids) > MOST_TOKENS:
+        name = "prompt" if "prompt" in given else "messages"
+        msg = f"{name}: {len(ids)} tokens, expected at most {MOST_TOKENS}; send the text in parts"
+        raise RequestError(msg, param=name, code="invalid_value")
     told: dict[str, Any] = {"count": len(ids), "max_model_len": entry.model.n_context, "tokens": ids}
     if given.get("return_token_strs"):
         told["token_strs"] = [entry.model.tokenizer.id_to_token(i) for i in ids]
@@ -71,6 +77,7 @@ def _ids(entry: Entry, given: dict[str, Any]) -> list[int]:
             msg = f"{other}: goes with messages; leave it out"
             raise RequestError(msg, param=other)
         return tokenizer.encode(given["prompt"], add_special_tokens=given.get("add_special_tokens", True))
+    entry.check_talks()
     goes_on = given.get("continue_final_message", False)
     rendered = tokenizer.apply_chat_template(
         given["messages"],
@@ -80,6 +87,9 @@ def _ids(entry: Entry, given: dict[str, Any]) -> list[int]:
         tokenize=False,
         **_variables(given.get("chat_template_kwargs", {})),
     )
+    if len(rendered) > MOST_CHARACTERS:
+        msg = f"messages: {len(rendered)} characters as the template writes them, expected at most {MOST_CHARACTERS}"
+        raise RequestError(msg, param="messages", code="invalid_value")
     return tokenizer.encode(rendered, add_special_tokens=given.get("add_special_tokens", False))
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ class _Endpoint:
         ask = (await state.prepare(partial(wire.ask, given, state))).salted(ticket.salt)
         check_answers(ask.n_answers, state.settings)
         ticket.hold(ask.n_tokens)
-        answering = Answering(ask, state.metrics, began)
+        answering = Answering(ask, state.metrics, began, state.searches)
         scope.setdefault("state", {})["usage"] = (ask.entry.name, answering.usage)
         try:
             if not ask.stream:
@@ -143,6 +143,7 @@ class _Endpoint:
 
     async def _tell(self, error: Exception, sent: _Sent) -> None:
         problem = (self.wire.problem if isinstance(self.wire, Work) else problem_of)(error, self._names)
+        problem = replace(problem, message=self._state.served.told(problem.message))
         if problem.code == "internal":
             _LOG.error("%s: %s", self.wire.path, error, exc_info=error)
         with suppress(OSError, TimeoutError):

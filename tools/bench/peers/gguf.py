@@ -1,7 +1,7 @@
 """Write a Llama or Qwen2 checkpoint as GGUF, so that llama.cpp computes with the very same weights.
 
-Matrices keep the dtype of the checkpoint, F32 or BF16, or are rounded by the `gguf` package; norms and biases become
-F32, which is exact. A Llama's rows of the query and key projections are reordered, because llama.cpp rotates
+Matrices keep the dtype of the checkpoint, F32, BF16 or F16, or are rounded by the `gguf` package; norms and biases
+become F32, which is exact. A Llama's rows of the query and key projections are reordered, because llama.cpp rotates
 neighbouring pairs (2i, 2i + 1) there where Hugging Face rotates (i, i + d_head/2); the dot products are the same sums
 in another order. A tokenizer is written where it is asked for, of bytes and whole tokens; elsewhere ids go in and out.
 """
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ARCHS = ("llama", "qwen2")  # called alike on both sides
+#: how `read_tensors` holds a dtype -> its name
+STORED = {"f4": "F32", "u2": "BF16", "f2": "F16"}
 MATRICES = {
     "mlp.down_proj": "ffn_down",
     "mlp.gate_proj": "ffn_gate",
@@ -55,13 +57,13 @@ def permute(rows: np.ndarray[Any, Any], n_heads: int) -> np.ndarray[Any, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Map the tensors of a safetensors file that is known to be good: F32 as float32, BF16 as its bits in uint16."""
+    """Map the tensors of a safetensors file that is known to be good: BF16 as its bits in uint16."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     data = np.memmap(path, np.uint8, "r", 8 + length)
-    types = {"F32": np.float32, "BF16": np.uint16}
+    types = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     out = {}
     for name, info in header.items():
         start, stop = info["data_offsets"]
@@ -80,9 +82,9 @@ def write_gguf(model: Path, out: Path, quantized: str | None = None, *, tokenize
         msg = f"{model.name}: expected model_type {' or '.join(ARCHS)} without rope_scaling, the only GGUF written here"
         raise ValueError(msg)
     tensors = read_tensors(model / "model.safetensors")
-    bf16 = tensors["model.embed_tokens.weight"].dtype == np.uint16
+    stored = STORED[tensors["model.embed_tokens.weight"].dtype.str[1:]]
     writer = gguf.GGUFWriter(out, arch)
-    kind = f"MOSTLY_{quantized.upper()}" if quantized else "MOSTLY_BF16" if bf16 else "ALL_F32"
+    kind = f"MOSTLY_{quantized.upper()}" if quantized else "ALL_F32" if stored == "F32" else f"MOSTLY_{stored}"
     writer.add_file_type(gguf.LlamaFileType[kind])
     _write_config(writer, config, rope["rope_theta"])
     if tokenizer:
@@ -96,9 +98,9 @@ def write_gguf(model: Path, out: Path, quantized: str | None = None, *, tokenize
         if quantized and tensor.ndim > 1 and tensor.shape[1] % 32 == 0:  # its blocks are whole; the rest stays
             kind = gguf.GGMLQuantizationType[quantized.upper()]
             writer.add_tensor(gguf_name(name), gguf.quants.quantize(widened(ordered), kind), raw_dtype=kind)
-        elif bf16 and tensor.ndim > 1:
+        elif stored != "F32" and tensor.ndim > 1:
             raw = np.ascontiguousarray(ordered).view(np.uint8)
-            writer.add_tensor(gguf_name(name), raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+            writer.add_tensor(gguf_name(name), raw, raw_dtype=gguf.GGMLQuantizationType[stored])
         else:
             writer.add_tensor(gguf_name(name), np.ascontiguousarray(widened(ordered)))
     writer.write_header_to_file()
@@ -108,8 +110,8 @@ def write_gguf(model: Path, out: Path, quantized: str | None = None, *, tokenize
 
 
 def widened(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Bits of BF16 in uint16 -> the float32 of the same value; float32 as it is."""
-    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x
+    """Bits of BF16 in uint16, or F16 -> the float32 of the same value; float32 as it is."""
+    return (x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x.astype(np.float32, copy=False)
 
 
 def _write_config(writer: Any, config: dict[str, Any], theta: float) -> None:  # noqa: ANN401 - of an untyped package

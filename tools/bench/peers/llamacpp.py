@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("llama_cpp", "gguf")
 #: our dtype -> as many bits a weight there; None: as stored
-DTYPES = {"f32": None, "bf16": None, "int8": "q8_0", "int4": "q4_0", "int4a": "q4_1"}
+DTYPES = {"f32": None, "bf16": None, "f16": None, "int8": "q8_0", "int4": "q4_0", "int4a": "q4_1"}
 
 
 def convert(model: Path, out: Path, dtype: str) -> None:
