@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -11,7 +12,7 @@ import numpy as np
 
 from .arrays import Arrays
 from .dataclass import dataclass
-from .errors import InputError, shown
+from .errors import InputError, TokenizerError, shown
 from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
 from .runtime.memory import memory_named
@@ -67,17 +68,22 @@ class Scores(Arrays):
         number.
         """
         self._check_kind("score", encoder=False)
-        place = priority_of(priority)
-        text, ids = self._first_of(prompt, self._session.adapters.number(adapter, "score"), salt_of(cache_salt))
+        place, number = priority_of(priority), self._session.adapters.number(adapter, "score")
+        listed = _listed(candidates, "candidates")
+        return self._scored(prompt, listed, "candidate", number, place, salt_of(cache_salt))
+
+    def _scored(  # noqa: PLR0913, PLR0917 - as `score`, checked
+        self, prompt: Prompt, candidates: list[Prompt], what: str, adapter: int, priority: int, salt: str = ""
+    ) -> list[Score]:
+        """As `score`; errors call a candidate `what`."""
+        from .runtime.scoring import scores  # noqa: PLC0415 - few need it
+
+        text, ids = self._first_of(prompt, adapter, salt)
         with text:
             text.append(ids)
-            wanted = [
-                self._continuation(prompt, ids, each, len(ids), f"candidate {i}")
-                for i, each in enumerate(_listed(candidates, "candidates"))
-            ]
-            from .runtime.scoring import scores  # noqa: PLC0415 - few need it
-
-            return scores(self._session, text, wanted, place)
+            each = enumerate(candidates)
+            wanted = [self._continuation(prompt, ids, one, len(ids), f"{what} {i}") for i, one in each]
+            return scores(self._session, text, wanted, priority)
 
     async def ascore(
         self,
@@ -110,9 +116,13 @@ class Scores(Arrays):
         ids: object = wanted
         if isinstance(wanted, str):
             joined = isinstance(prompt, str) and self.config.decoding is None
-            whole = self.tokenizer.encode(f"{prompt}{wanted}") if joined else []
-            parts = len(whole) > n and whole[:n] == before
-            ids = whole[n:] if parts else self.tokenizer.encode(wanted, add_special_tokens=False)
+            try:
+                whole = self.tokenizer.encode(f"{prompt}{wanted}") if joined else []
+                parts = len(whole) > n and whole[:n] == before
+                ids = whole[n:] if parts else self.tokenizer.encode(wanted, add_special_tokens=False)
+            except TokenizerError as e:
+                msg = f"{what}: {e}"
+                raise TokenizerError(msg) from None
             if not ids:
                 msg = f"{what}: {shown(wanted)} has no tokens; expected a text that has one at least"
                 raise InputError(msg)
@@ -151,7 +161,7 @@ class Scores(Arrays):
             what, value = ("question", question) if wrong is None else (f"option {wrong}", listed[wrong])
             msg = f"{what}: {shown(value)} found, expected a text"
             raise InputError(msg)
-        twice = next((option for i, option in enumerate(listed) if option in listed[:i]), None)
+        twice = next((option for option, n in Counter(listed).items() if n > 1), None)
         if not listed or twice is not None:
             what = "no options; expected one at least" if twice is None else f"{shown(twice)} is there twice"
             msg = f"options: {what}"
@@ -164,7 +174,7 @@ class Scores(Arrays):
             likely = self._judged(question, listed, normalize, self._session.adapters.number(adapter, "choose"))
         else:
             self._check_kind("choose", encoder=False)
-            made = self.score(question, listed, adapter=adapter, priority=place)
+            made = self._scored(question, listed, "option", self._session.adapters.number(adapter, "choose"), place)
             likely = [s.sum if normalize is None else s.mean for s in made]
         return Choice(listed[int(np.argmax(likely))], dict(zip(listed, _softmax(likely), strict=True)))
 

@@ -173,7 +173,7 @@ async def _drawn(
             else:
                 want = asked.sequence.wanted(step)
             try:
-                with task:
+                with task.waiting(want):
                     await tasks.until_done(want)
             except BaseException:
                 asked.sequence.keep(want)

@@ -40,8 +40,9 @@ class FullError(Exception):
         """
         super().__init__()
         self.pages, self.n = pages, n
-        self.ever = any(t.n_pages for t in pages.tables) if ever is None else ever
-        there = [(t, [who for who in t.waiting if who.here()]) for t in pages.tables if t.n_pages]
+        holding = pages.holding()
+        self.ever = bool(holding) if ever is None else ever
+        there = [(t, [who for who in t.waiting if who.here()]) for t in holding]
         self.held = [(table, [weakref.ref(who) for who in waiting]) for table, waiting in there if waiting]
 
 
@@ -78,6 +79,7 @@ class Pages:
         self._free = [bytearray(b"\1" * n_pages) for _ in self.windows]  # 1: nobody holds it
         self.n_free = [n_pages] * len(self.windows)
         self.tables: Living[Table] = Living()
+        self._holding: dict[int, weakref.ref[Table]] = {}  # by their ids those that have pages, and perhaps more
         self.torn = False  # a change was begun, and did not come to its end
 
     def table(self, n_slots: int) -> Table:
@@ -85,6 +87,17 @@ class Pages:
         table = Table(len(self.windows), -(-n_slots // self.size), self.size)
         self.tables.add(table)
         return table
+
+    def holding(self) -> list[Table]:
+        """Tables that hold pages, for whoever has the session's lock; there may be many more, of texts that wait."""
+        there = []
+        for key, ref in self._holding.copy().items():
+            table = ref()
+            if table is not None and table.n_pages:
+                there.append(table)
+            else:
+                self._holding.pop(key, None)
+        return there
 
     def recount(self) -> None:
         """Who holds which page, from the tables that there are."""
@@ -121,7 +134,7 @@ class Pages:
 
         `kept`: ids of tables that count as such; `yielding`: of those that do not.
         """
-        there = [t for t in self.tables if t.n_pages and id(t) not in yielding]
+        there = [t for t in self.holding() if id(t) not in yielding]
         held = [t for t in there if id(t) in kept or t.awaited]
         parts = ([t.numbers[g, t.low[g] : t.high[g]] for t in held] for g in range(len(self.windows)))
         return max((len(np.unique(np.concatenate(some))) for some in parts if some), default=0)
@@ -133,6 +146,7 @@ class Pages:
         What it was given stays its own; after others have released theirs, ask again. All of them fit one pass
         (`Table.until`).
         """
+        self._holding[id(table)] = weakref.ref(table)
         if table.gap_at(table.cached) != table.gap and not self._leave_out(table):
             return False
         return all(self._reserve(table, g, end) for g in range(len(self.windows)))
@@ -140,7 +154,7 @@ class Pages:
     def make_room(self, table: Table, end: int, busy: Collection[int]) -> bool:
         """As `reserve`; idle tables give theirs up, the longest idle first, but for those whose ids are `busy`."""
         while not self.reserve(table, end):
-            others = (t for t in self.tables if t is not table and id(t) not in busy and t.n_pages)
+            others = (t for t in self.holding() if t is not table and id(t) not in busy)
             idle = min((t for t in others if not t.awaited), key=lambda t: t.used, default=None)
             if idle is not None:
                 self.release(idle)
@@ -297,6 +311,7 @@ class Pages:
         self._copied(other, table)
 
     def _copied(self, table: Table, twin: Table) -> None:
+        self._holding[id(twin)] = weakref.ref(twin)
         twin.numbers[:] = table.numbers
         twin.padding = list(table.padding)
         twin.gap, twin.sinks = table.gap, table.sinks

@@ -39,25 +39,29 @@ def processors_from(value: object) -> tuple[Processor, ...]:
 
 def processed(
     processors: Iterable[Processor], ids: Sequence[int], row: NDArray[np.float32], *, repairs: bool = False
-) -> None:
-    """Let each change [n_vocab] logits of what follows `ids`, in place. `repairs`: they may leave what is no number.
+) -> NDArray[np.float32]:
+    """What they leave of [n_vocab] logits of what follows `ids`. The row is theirs: they may change and keep it.
 
-    Errors: `InputError` where one returns something else than such a row, or leaves none that an id can be drawn from;
-    whatever a function raises.
+    `repairs`: they may leave what is no number. Errors: `InputError` where one leaves, or returns, something else than
+    such a row, or one that no id can be drawn from; whatever a function raises.
     """
+    shape, dtype = row.shape, row.dtype
     for i, each in enumerate(processors):
         made: Any = each(list(ids), row)
-        if made is not None and made is not row:
-            if not isinstance(made, np.ndarray) or made.dtype != row.dtype or made.shape != row.shape:
-                msg = f"{_called(i, each)} returned {_kind(made)}; expected None, or float32 of shape {row.shape}"
-                raise InputError(msg)
-            row[:] = made
+        how = "left" if made is None or made is row else "returned"
+        made = row if made is None else made
+        if not isinstance(made, np.ndarray) or made.dtype != dtype or made.shape != shape:
+            msg = f"{_called(i, each)} {how} {_kind(made)}; expected None, or {dtype} of shape {shape}"
+            raise InputError(msg)
+        if made is not row or not row.flags.writeable:
+            row = np.array(made)
         largest = float(row.max())
         if not repairs and not math.isfinite(largest):
             what = "NaN in its row" if math.isnan(largest) else "+inf in its row" if largest > 0 else "-inf alone"
             msg = f"{_called(i, each)} left {what} after position {len(ids) - 1}, so no token can be drawn; leave a "
             msg += "finite logit for at least one, and -inf for what must not come"
             raise InputError(msg)
+    return row
 
 
 def ends_one_text(e: BaseException) -> bool:

@@ -155,10 +155,11 @@ class Ruled(Sampler):
 
     def draw(self, logits: NDArray[np.float32], position: int) -> int:
         """As the sampler's, of what the processors leave."""
-        row = self._row
-        np.copyto(row, logits)
-        processed(self.processors, self._text, row, repairs=self.repairs)
-        return super().draw(row, position)
+        if not self.processors:
+            np.copyto(self._row, logits)
+            return super().draw(self._row, position)
+        row = np.array(logits, np.float32)  # a new one each time: they may keep it
+        return super().draw(processed(self.processors, self._text, row, repairs=self.repairs), position)
 
     def _stand_alone(self) -> None:
         super()._stand_alone()

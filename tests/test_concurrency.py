@@ -124,29 +124,34 @@ def test_who_waits_for_the_pages_of_a_task_whose_loop_stands_still_is_told_that_
     async def streamed() -> list[int]:
         return [token.id async for token in model.atokens(held, max_new_tokens=80, **WHOLE)]
 
-    async def begun() -> None:
+    async def stands_still() -> list[Any]:
+        first = asyncio.create_task(streamed())
         while len(sizes) < 10:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
+        other.start()
+        assert closed.wait(120)  # in the loop's thread: its tasks cannot be woken
+        first.cancel()
+        return await asyncio.gather(first, return_exceptions=True)
 
     def asked() -> None:
         with pytest.raises(InputError) as refused:
             model.generate(wanted, max_new_tokens=5, **WHOLE)
         said.append(str(refused.value))
 
-    loop = asyncio.new_event_loop()
-    with miaotui.load(directory, threads=2, cache_tokens=3 * PAGE) as model, counted(model) as sizes:
-        first, other = loop.create_task(streamed()), threading.Thread(target=asked, daemon=True)
-        loop.run_until_complete(begun())
-        other.start()
+    def closes() -> None:
         while not any(who.thread == other.ident for who in _STARVED):
-            assert other.is_alive()
+            assert not said
         model.close()
         other.join(60)
+        closed.set()
+
+    with miaotui.load(directory, threads=2, cache_tokens=3 * PAGE) as model, counted(model) as sizes:
+        closed, other = threading.Event(), threading.Thread(target=asked, daemon=True)
+        closer = threading.Thread(target=closes, daemon=True)
+        closer.start()
+        asyncio.run(stands_still())
+        closer.join(60)
         assert said == ["this model was closed; load it again"]
-        first.cancel()
-        loop.run_until_complete(asyncio.gather(first, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
 
 
 @pytest.mark.parametrize(("priority", "first"), [(1, "urgent"), (0, "slow")])

@@ -20,7 +20,7 @@ from miaotui.loader.text.control import ControlTokens
 from miaotui.tools import demo
 from miaotui.tools.decisions import answers, openai_form, prompts, system_one
 from miaotui.tools.decisions.questions import Question, RefusedError, questions_of
-from miaotui.tools.decisions.reading import reader_of
+from miaotui.tools.decisions.reading import Call, reader_of
 from task_models import write_model
 from tolerance import bound
 
@@ -204,10 +204,10 @@ def test_a_question_without_an_answer_is_refused(model: Model) -> None:
 
 def test_a_question_that_nobody_waits_for_ends(model: Model) -> None:
     gone = threading.Event()
-    reader_of(model).read(STATE, one(CHOICE), None, gone)
+    reader_of(model).read(STATE, one(CHOICE), Call(gone=gone))
     gone.set()
     with pytest.raises(InputError, match="nobody waits"):
-        reader_of(model).read(STATE, one(CHOICE), None, gone)
+        reader_of(model).read(STATE, one(CHOICE), Call(gone=gone))
 
 
 def test_an_adapter_answers_by_its_name(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_an_adapter_answers_by_its_name(tmp_path: Path) -> None:
         texts = [f"{before}{text}" for text in prompts.written(question)]
         options = [adapted.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         means = [score.mean for score in adapted.score(ids, options, adapter="polite")]
-        told = reader.read(STATE, question, "polite").probabilities
+        told = reader.read(STATE, question, Call("polite")).probabilities
         assert told == answers.probabilities(means) != alone.probabilities
 
 

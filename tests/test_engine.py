@@ -11,8 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from miaotui.errors import InputError
+from miaotui.runtime.engine.choice import OVERTAKEN
 from miaotui.runtime.engine.prefixes import begins_like
-from miaotui.runtime.engine.scheduler import OVERTAKEN, Engine
+from miaotui.runtime.engine.scheduler import Engine
 from miaotui.runtime.engine.wants import Run, Want
 from miaotui.runtime.pages import Caller, Pages
 from miaotui.runtime.turns import Turns

@@ -549,6 +549,7 @@ class Machine(RuleBasedStateMachine):
         assert not session.engine._waiting()
         session.turn(session.collect)
         pages = session.pages
+        assert {id(t) for t in pages.holding()} == {id(t) for t in pages.tables if t.n_pages}
         if not pages.torn:
             before = list(pages.n_free)
             pages.recount()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.runtime.engine.wants import Guided
 from miaotui.runtime.guidance import guided, log_probs
+from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.watermark import Marking, Watermark, permuted, watermark_from
 from pruning import seven
 from safetensors.numpy import load_file, save_file
@@ -91,6 +93,71 @@ def test_guided_answers_share_passes_and_keep_their_bits(model: miaotui.Model) -
         first = sequence.generate(IDS, guidance_scale=2.5, **FEW).ids
         again = sequence.generate(guidance_scale=2.5, **FEW).ids
         assert again == by_hand(model, IDS + first, 2.5, 7)
+
+
+def test_guided_texts_make_room_for_each_other_s_second_text(model: miaotui.Model) -> None:
+    """Two have all pages, and both rows are there: one gives its own up, so that the other's second text fits."""
+    texts = [IDS, [7, 8, 9]]
+    wanted = [by_hand(model, ids, 2.5, 7) for ids in texts]
+    with miaotui.load(model.directory, cache_tokens=2 * PAGE) as small:
+        run, engine, sequences = small.session.backend.run, small.session.engine, [small.sequence() for _ in texts]
+        assert engine is not None
+        got: dict[int, list[int]] = {}
+        for sequence, ids in zip(sequences, texts, strict=True):
+            sequence.feed(ids[:-1])
+
+        def once_both_are_there(*part: Any) -> None:
+            while len(got) + len(engine._wants) // 2 < 2:
+                time.sleep(0.001)
+            run(*part)
+
+        small.session.backend.run = once_both_are_there  # type: ignore[method-assign]
+
+        def answer(i: int) -> None:
+            got[i] = sequences[i].generate(texts[i][-1:], guidance_scale=2.5, **FEW).ids
+
+        threads = [threading.Thread(target=answer, args=(i,), daemon=True) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert [got.get(i) for i in range(2)] == wanted
+
+
+def test_what_is_no_exception_ends_a_guided_answer_alone(model: miaotui.Model) -> None:
+    """Whatever a processor raises, whoever takes the pass: the others come to their end."""
+    prompts = [IDS, [4], [7, 8, 9]]
+    wanted = [model.generate(prompt, guidance_scale=2.5, **FEW).ids for prompt in prompts]
+
+    def fails(ids: list[int], _: np.ndarray) -> None:
+        if ids[:1] == [4] and len(ids) == 3:
+            raise SystemExit
+
+    how: dict[str, Any] = {**FEW, "guidance_scale": 2.5, "logits_processor": fails}
+    ended: list[list[int]] = []
+
+    def noted(ids: list[int], row: np.ndarray) -> None:
+        fails(ids, row)
+        ended.append(ids)
+
+    with pytest.raises(SystemExit):
+        model.generate(prompts, **{**how, "logits_processor": noted})
+    longest = [max((ids for ids in ended if ids[:1] == prompt[:1]), key=len) for prompt in prompts]
+    assert longest == [prompts[0] + wanted[0][:-1], [4, wanted[1][0]], prompts[2] + wanted[2][:-1]]
+    got: dict[int, object] = {}
+
+    def ask(i: int) -> None:
+        try:
+            got[i] = model.generate(prompts[i], **how).ids
+        except BaseException as e:  # noqa: BLE001 - compared below
+            got[i] = type(e)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {0: wanted[0], 1: SystemExit, 2: wanted[2]}
 
 
 def test_guidance_takes_one_pass_for_an_id(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from checkpoints import Drawn, write_checkpoint
 from generation_models import write_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.errors import InputError
+from miaotui.errors import InputError, TokenizerError
 from miaotui.runtime.asynchronous import merged
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.logprobs import LogProbs
@@ -352,6 +352,7 @@ def test_ctrl_c_in_another_s_processor_is_the_thread_s_that_takes_the_pass(
         (lambda row: row * np.float32(np.nan), "left NaN in its row after position 1"),
         (lambda row: row - np.float32(np.inf), "left -inf alone"),
         (lambda row: row + np.float32(np.inf), r"left \+inf"),
+        (lambda row: row.resize(5, refcheck=False), r"left float32 of shape \(5,\); expected None"),
     ],
 )
 def test_what_a_processor_may_not_return(lone: miaotui.Model, made: Any, said: str) -> None:
@@ -360,6 +361,27 @@ def test_what_a_processor_may_not_return(lone: miaotui.Model, made: Any, said: s
 
     with pytest.raises(InputError, match=said):
         lone.generate([1, 2], logits_processor=f, max_new_tokens=2)
+
+
+def test_a_row_is_the_processor_s_own(lone: miaotui.Model) -> None:
+    """It may keep it, lock it, and write into it later: no answer knows of it."""
+    prompt, how = ids_of(85, 9), {"max_new_tokens": 6, "ignore_eos": True, "temperature": 1.5, "seed": 2}
+    kept: list[np.ndarray] = []
+
+    def keeps(_: list[int], row: np.ndarray) -> None:
+        kept.append(row)
+        row.setflags(write=False)
+
+    def spoils(_: list[int], row: np.ndarray) -> None:
+        for old in kept:
+            old.fill(np.nan)
+        kept.append(row)
+
+    out = lone.generate(prompt, **how)
+    assert lone.generate(prompt, logits_processor=keeps, repetition_penalty=1.0, **how).ids == out.ids
+    assert np.array_equal(kept, lone.logits(prompt + out.ids)[8:-1])
+    kept.clear()
+    assert lone.generate(prompt, logits_processor=spoils, **how).ids == out.ids
 
 
 def test_a_processor_that_asks_its_own_model_is_told(lone: miaotui.Model) -> None:
@@ -478,6 +500,8 @@ def test_a_text_s_tokens_are_what_it_adds_or_its_own(stories: miaotui.Model) -> 
     assert stories.score(encode("Once upon"), [added.ids]) == [added]
     with pytest.raises(InputError, match="candidate 1: '' has no tokens"):
         stories.score("Once", [" upon", ""])
+    with pytest.raises(TokenizerError, match="candidate 1: the text holds a lone surrogate"):
+        stories.score("Once", [" upon", "\ud800"])
 
 
 @pytest.mark.parametrize(
@@ -486,6 +510,8 @@ def test_a_text_s_tokens_are_what_it_adds_or_its_own(stories: miaotui.Model) -> 
         ({"options": []}, "options: no options"),
         ({"options": ["a", "b", "a"]}, "options: 'a' is there twice"),
         ({"options": ["a", 3]}, "option 1: 3 found, expected a text"),
+        ({"options": ["a", ""]}, "option 1: '' has no tokens"),
+        ({"options": ["a", " b" * 3000]}, "option 1: .* more than the context"),
         ({"options": "ab"}, "options: 'ab' found, expected a list"),
         ({"question": [1], "options": ["a"]}, r"question: \[1\] found, expected a text"),
         ({"options": ["a"], "normalize": ["tokens"]}, r"normalize=\['tokens'\]: expected None, or 'tokens'"),

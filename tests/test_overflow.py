@@ -281,9 +281,9 @@ def held(model: miaotui.Model) -> list[int]:
     return [model.session.pages.n_pages - n for n in model.session.pages.n_free]
 
 
-def check_memory(directory: Path, n: int) -> None:
+def check_memory(directory: Path, n: int, kv_cache: str = "f32") -> None:
     """A text of `n` tokens takes the pages of a context, and nothing else grows but its ids."""
-    with miaotui.load(directory, threads=1) as model:
+    with miaotui.load(directory, threads=1, kv_cache=kv_cache) as model:
         text, most, sizes = model.sequence(overflow="window"), -(-CONTEXT // PAGE), list[int]()
         tracemalloc.start()
         try:
@@ -307,8 +307,9 @@ def test_three_windows_take_the_memory_of_one(directory: Path) -> None:
 
 
 @pytest.mark.soak("windows")
-def test_fifty_thousand_tokens_take_the_memory_of_one_context(directory: Path) -> None:
-    check_memory(directory, 50_000)
+@pytest.mark.parametrize("kv_cache", ["f32", "int8"])
+def test_fifty_thousand_tokens_take_the_memory_of_one_context(directory: Path, kv_cache: str) -> None:
+    check_memory(directory, 50_000, kv_cache)
 
 
 @pytest.mark.ci

@@ -62,6 +62,7 @@ class World:
                 first = 0 if window is None else max(0, table.cached - window + 1)
                 got = [self.memory[g, table.numbers[g, s // SIZE], s % SIZE] for s in range(first, table.cached)]
                 assert got == text[first : table.cached]
+        assert {id(t) for t in self.pages.holding()} == {id(t) for t in self.pages.tables if t.n_pages}
         for g in range(len(self.windows)):
             held = {int(t.numbers[g, i]) for t, _ in self.texts for i in range(t.low[g], t.high[g])}
             assert self.pages.n_free[g] + len(held) == self.pages.n_pages
@@ -184,6 +185,7 @@ class Outgrowing(World):
                 if window is None and table.gap:
                     wanted[:SINKS] = text[:SINKS]
                 assert got == wanted
+        assert {id(t) for t in self.pages.holding()} == {id(t) for t in self.pages.tables if t.n_pages}
         for g in range(len(self.windows)):
             held = {int(t.numbers[g, i]) for t, _ in self.texts for i in range(t.low[g], t.high[g])}
             assert self.pages.n_free[g] + len(held) == self.pages.n_pages

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, MemoryLimitError
 from miaotui.runtime.kvcache import PAGE
+from miaotui.runtime.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +106,26 @@ def test_prompts_of_a_list_share_passes(model: miaotui.Model) -> None:
     with counted(model) as sizes:
         model.generate(prompts, max_new_tokens=6, ignore_eos=True)
     assert sizes == [36, 4, 4, 4, 4, 4]
+
+
+def test_a_pass_looks_at_texts_that_have_pages_alone(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of a list may be open: what each pass does for them would be the square of it."""
+    looked, look = [0], Table.n_pages.fget
+    assert look is not None
+
+    def n_pages(self: Table) -> int:
+        looked[0] += 1
+        return look(self)  # type: ignore[no-any-return]  # as typed there
+
+    monkeypatch.setattr(Table, "n_pages", property(n_pages))
+
+    def each(n: int) -> float:
+        looked[0] = 0
+        model.generate([ids_of(i, 3) for i in range(n)], max_new_tokens=1)
+        return looked[0] / n
+
+    each(20)
+    assert each(400) < 1.5 * each(100)
 
 
 def test_a_list_of_nothing_and_of_what_is_wrong(model: miaotui.Model) -> None:

@@ -2,11 +2,7 @@
 
 A pass holds at most `chunk` tokens. Texts that need one more token come first, so that a long prompt keeps a running
 answer waiting for one chunk at most; what room is left goes to prompts, of the highest priority and then the oldest
-first. A text begins when the cache has room for all that it has so far; where a running one finds no page, the text of
-the lowest priority, and of these the one that came last, gives its own up, and is computed again later with the same
-bits (vLLM's policy: Kwon et al. 2023, arXiv:2309.06180, section 4.5). A text of a lower priority gives way to one that
-begins, too; so that it is not kept waiting for ever, the one that waits longest is favoured after `OVERTAKEN` others
-of a higher priority have begun before it: it goes first, and gives way to none, until its call ends.
+first (`choice`).
 """
 
 from __future__ import annotations
@@ -21,10 +17,8 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 from ..floats import usual_floats
 from ..pages import FullError
-from .ahead import look_ahead
+from .choice import Choice
 from .costs import Costs
-from .prefixes import LEAST, begins_like, best
-from .speculative import with_drafts
 from .wants import Run
 
 if TYPE_CHECKING:
@@ -37,11 +31,9 @@ if TYPE_CHECKING:
     from .tasks import Tasks
     from .wants import Want
 
-__all__ = ["CLOSED", "OVERTAKEN", "Engine"]
+__all__ = ["CLOSED", "Engine"]
 
 CLOSED = "this sequence was closed; make another with model.sequence()"
-#: Texts of a higher priority that begin before one that waits longer, until it is favoured.
-OVERTAKEN = 16
 #: What a pass waits for threads that had a token of the one before, as a share of its time; and between two looks.
 GATHER, LOOK = 0.1, 2e-5
 #: Seconds until a thread takes a pass although the one that took the last waits too, and should.
@@ -58,15 +50,17 @@ class Engine:
         self._session: Session = weakref.proxy(session)  # no circle: a dropped model is gone at once
         self._wants: dict[int, weakref.ref[Want]] = {}  # weak: who is struck as he leaves leaves nothing behind
         self._keys = itertools.count()
-        self._short_of = session.pages  # the pool that has no room
+        self._choice = Choice(session)
         self._arrivals = itertools.count(1)
         self._n_added = self._n_seen = 0  # wants so far, and when the last pass was chosen
-        self._n_overtaken = 0  # texts that began before one that waits longer, since one was favoured
         self._away: set[int] = set()  # texts of other threads that had a token of the last pass, and may ask again
         self._pass_s, self._taker, self._n_taken = 0.0, 0, 0  # what it took, the thread that took it, and their number
         self.costs, self.early = Costs(), Costs()  # of passes, and of those of a draft's first layers
         self.n_answers = 1  # texts of the last pass that got logits
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Tasks] = weakref.WeakKeyDictionary()
+        # Held by who waits: what the engine held would keep a loop that was dropped, and all that waits for it.
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Tasks]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     @property
     def most(self) -> int:
@@ -174,7 +168,13 @@ class Engine:
         """What tasks of the running event loop wait for."""
         from .tasks import Tasks, running_loop  # noqa: PLC0415 - asyncio: 40 ms that only those who use it should pay
 
-        return self._loops.setdefault(running_loop(), Tasks(self))
+        loop = running_loop()
+        there = self._loops.get(loop)
+        tasks = None if there is None else there()
+        if tasks is None:
+            tasks = Tasks(self)
+            self._loops[loop] = weakref.ref(tasks)
+        return tasks
 
     def after_fork(self) -> None:
         """In the child: what other threads waited for is nobody's."""
@@ -219,6 +219,8 @@ class Engine:
             want = ref()
             if want is None:
                 self._wants.pop(key, None)
+            elif (tasks := want.tasks) is not None and tasks.is_closed:
+                self.forget(want)
             elif not want.goes_on():
                 continue
             elif want.table.dropped:
@@ -240,192 +242,25 @@ class Engine:
 
     def _chosen(self) -> list[tuple[Want, Part]]:
         """What the next pass reads, and for whom."""
-        session = self._session
-        self._short_of = session.pages
-        session.collect()
+        self._session.collect()
         self._n_seen = self._n_added
-        wants = self._waiting()
-        for want in wants:
-            want.table.ids = want.ids
-            session.ready(want.table, len(want.ids), want.rows)
-        self._favour(wants)
-        self._displace(wants)
-        if len(wants) > 1:
-            wants.sort(key=_rank)
-        chosen: list[tuple[Want, Part]] = []
-        left, rows, crowded = session.chunk, session.n_logits, False
-        for want in wants:
-            if not want.table.n_pages:
-                if not left or crowded or self._is_computed(want, wants):
-                    continue
-                crowded = not self._begin(want, wants)  # nobody overtakes it
-                if crowded:
-                    continue
-            part = self._with_pages(want, _part(want, left, rows), chosen, wants)
-            if part is not None and self._has_source(want, chosen):
-                chosen.append((want, part))
-                left, rows = left - len(part[1]), rows - part[3]
-        if any(want.ahead is not None for want, _ in chosen):
-            look_ahead(session, self.early, chosen, left, rows)
-        return with_drafts(session.pages, chosen, left, rows)
-
-    @staticmethod
-    def _is_computed(want: Want, wants: list[Want]) -> bool:
-        """Whether passes for another text compute the beginning of this one now, so that it had better wait."""
-        table, most = want.table, len(want.ids) - want.rows
-        return any(
-            other.n_missing > other.rows
-            and other.table.n_pages
-            and other.table.priority >= table.priority
-            and not other.table.gap
-            and other.table.kind == table.kind
-            and begins_like(other.ids, want.ids, most) >= other.table.cached + LEAST
-            for other in wants
-        )
-
-    def _favour(self, wants: list[Want]) -> None:
-        """Let the text that waits longest go first, where texts of a higher priority overtook such too often."""
-        if self._n_overtaken < OVERTAKEN or any(want.table.favoured for want in wants):
-            return
-        reading = [want.table for want in wants if want.reads]
-        highest = max((table.priority for table in reading), default=0)
-        behind = [table for table in reading if table.priority < highest]
-        if behind:
-            min(behind, key=lambda t: t.arrived).favoured = True
-            self._n_overtaken = 0
-
-    def _displace(self, wants: list[Want]) -> None:
-        """Take pages of texts of a lower priority, where these alone keep the next one from its beginning."""
-        pages = self._session.pages
-        want = min((want for want in wants if not want.table.n_pages), key=lambda w: w.table.place, default=None)
-        if want is None:
-            return
-        table, waiting = want.table, {id(each.table) for each in wants}
-        lower = [t for t in pages.tables if t.n_pages and t.arrived and t.priority < table.priority and not t.favoured]
-        lower = [t for t in lower if id(t) in waiting or t.awaited]  # those that are idle give way in any case
-        if not lower:
-            return
-        donor = self._donor(want)
-        if self._fits(want, wants, donor) or not self._fits(want, wants, donor, {id(t) for t in lower}):
-            return
-        for last in sorted(lower, key=lambda t: t.place, reverse=True):
-            pages.release(last)
-            if self._fits(want, wants, donor):
-                return
-
-    def _donor(self, want: Want) -> tuple[Table | None, int]:
-        """Who has most of a text's beginning, and how many ids of it."""
-        return best(want.table, want.ids, self._session.pages.tables, len(want.ids) - want.rows)
-
-    def _fits(
-        self, want: Want, wants: list[Want], donor: tuple[Table | None, int], yielding: Collection[int] = ()
-    ) -> bool:
-        """Whether the cache has room for all of a text that has none of it, once those `yielding` gave theirs up.
-
-        While texts run that go before it there must be room for a token more.
-        """
-        pages, table, (other, n) = self._session.pages, want.table, donor
-        before = [w.table for w in wants if w.table.n_pages and w.table.place < table.place]
-        shared = n if other in before else 0  # one that is idle may give up what is not shared
-        n_slots = table.slots(len(want.ids) + (1 if before else 0))
-        return pages.fit(n_slots, {id(each) for each in before}, shared, yielding)
-
-    def _begin(self, want: Want, wants: list[Want]) -> bool:
-        """Let a text share what another has of its beginning. False while the cache has no room for all of it."""
-        pages, table = self._session.pages, want.table
-        donor, n = self._donor(want)
-        if not self._fits(want, wants, (donor, n)):
-            return False
-        if donor is not None:
-            pages.adopt(table, donor, n)
-            donor.used = max(t.used for t in pages.tables)  # it was of use: others are longer idle
-            want.n_reused = table.cached
-        behind = (w.table for w in wants if w.reads and w.table.priority < table.priority)
-        self._n_overtaken += any(each.arrived < table.arrived for each in behind)
-        return True
+        return self._choice.of(self._waiting(), self.early)
 
     def _afresh(self) -> list[tuple[Want, Part]]:
         """Where no text finds room all that wait give theirs up, so that one of them, or somebody else, can go on.
 
-        The encoder's texts too: one may have that of another, which has the pages that the first needs. `FullError`:
-        there is no room for any now, and will be.
+        The encoder's texts too: one may have that of another, which has the pages that the first needs. And texts of a
+        `Guided` whose rows are there already, while it waits for the other text's. `FullError`: there is no room for
+        any now, and will be.
         """
-        held = []
-        for want in self._waiting():
-            held += [(self._session.pages, want.table)]
-            held += [] if want.table.source is None else [(want.table.source.pages, want.table.source.table)]
-        held = [(pages, table) for pages, table in held if table.n_pages]
-        for pages, table in held:
-            pages.release(table)
-        chosen = self._chosen() if held else []
+        wants = [want for ref in self._wants.copy().values() if (want := ref()) is not None and not want.done]
+        chosen = self._chosen() if self._choice.give_up(wants) else []
         if not chosen:
-            raise FullError(self._short_of, ever=True)
+            raise FullError(self._choice.short_of, ever=True)
         return chosen
-
-    def _with_pages(
-        self, want: Want, part: Part | None, chosen: list[tuple[Want, Part]], wants: list[Want]
-    ) -> Part | None:
-        """As much of a part as the cache has pages for; idle texts, and then later ones, give theirs up for it."""
-        if part is None:
-            return None
-        table, ids, at, _ = part
-        pages = self._session.pages
-        if pages.reserve(table, at + len(ids)) or self._makes_room(table, at + len(ids), chosen, wants):
-            return part
-        there = min(table.high) * pages.size + table.gap - at
-        if there > 0 and pages.reserve(table, at + there):
-            return _part(want, there, 0)
-        if not at:  # it has not begun: others may have what it took
-            pages.release(table)
-        return None
-
-    def _has_source(self, want: Want, chosen: list[tuple[Want, Part]]) -> bool:
-        """Whether the encoder's text that it reads is there too, next to those of the others."""
-        source = want.table.source
-        if source is None:
-            return True
-        others = [each.table.source for each, _ in chosen if each.table.source is not None]
-        if self._session.has_source(source, others):
-            return True
-        self._short_of = source.pages
-        return False
-
-    def _makes_room(self, table: Table, end: int, chosen: list[tuple[Want, Part]], wants: list[Want]) -> bool:
-        """Pages of idle texts, and then of those that go after it."""
-        pages, busy = self._session.pages, {id(table), *(id(each.table) for each, _ in chosen)}
-        kept = {id(each.table) for each in wants}
-        while not pages.make_room(table, end, kept):
-            tables = [
-                t for t in pages.tables if t.n_pages and t.arrived and id(t) not in busy
-            ]  # and not those of beams
-            last = max(tables, key=lambda t: t.place, default=table)
-            if last.place <= table.place:
-                return False
-            pages.release(last)
-        return True
 
 
 def _served(wants: Collection[Want]) -> bool:
     """Whether one of them is done or forgotten, or none is left; another thread may change them meanwhile."""
     there = tuple(wants)
     return not there or any(want.done or want.key is None for want in there)
-
-
-def _rank(want: Want) -> tuple[int, ...]:
-    """Answers that go on before prompts; of these who waits longest, whatever its priority; prompts by their place.
-
-    Who lacks the rows alone that are wanted goes on too: several find no place as long as others go before them.
-    """
-    return (True, *want.table.place) if want.reads else (False, want.table.used)
-
-
-def _part(want: Want, left: int, rows: int) -> Part | None:
-    """What of a text a pass of `left` tokens and `rows` rows of logits takes; None: nothing."""
-    at, end = want.table.cached, len(want.ids)
-    size = min(left, end - at, want.table.until(at) - at)
-    last = end - max(want.rows, 1)  # the rows that are wanted lie in one pass
-    if at + size < end or want.rows > rows:
-        size = min(size, last - at) if at + size > last else size
-    if size < 1:
-        return None
-    return want.table, want.ids[at : at + size], at, want.rows if at + size == end else 0

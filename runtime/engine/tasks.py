@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..pages import Caller
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..pages import Table
     from .scheduler import Engine
     from .wants import Want
@@ -22,26 +24,33 @@ running_loop = asyncio.get_running_loop
 
 
 class Task(Caller):
-    """A coroutine that waits for a text. It has no frame while it waits: it is there until it says otherwise."""
+    """A coroutine that waits for a text. It has no frame while it waits: it is there until it says otherwise.
+
+    A loop that is closed, or stopped, with such coroutines does not let them say it: what waits for a closed one is not
+    there, nor is what was served and would have to be woken by one that does not run.
+    """
 
     def __init__(self, table: Table) -> None:
         """Of the running loop's thread; waits for nothing yet."""
         super().__init__()
-        self._table, self._waits = table, False
+        self._table, self._loop = table, running_loop()
+        self._want: Want | None = None
 
     def here(self) -> bool:
-        """Whether it waits."""
-        return self._waits
+        """Whether it waits, and will go on."""
+        want = self._want
+        return want is not None and (self._loop.is_running() or not (want.done or self._loop.is_closed()))
 
-    def __enter__(self) -> None:
-        """Wait."""
-        self._waits = True
+    @contextmanager
+    def waiting(self, want: Want) -> Iterator[None]:
+        """Wait for this, which is of its text."""
+        self._want = want
         self.waits_for(self._table)
-
-    def __exit__(self, *_: object) -> None:
-        """Wait no more."""
-        self._waits = False
-        self.leaves(self._table)
+        try:
+            yield
+        finally:
+            self._want = None
+            self.leaves(self._table)
 
 
 class Tasks:
@@ -54,7 +63,7 @@ class Tasks:
 
     def __init__(self, engine: Engine) -> None:
         """Nothing is waited for."""
-        self._engine = weakref.ref(engine)  # which holds this
+        self._engine, self._loop = weakref.ref(engine), running_loop()
         self._waiting: dict[Want, asyncio.Future[None]] = {}
         self._turns = False  # whether a turn is on its way
         self._taker = 0  # the thread that it runs in
@@ -77,6 +86,11 @@ class Tasks:
             want.tasks = None
             self._waiting.pop(want, None)
             del future  # it holds what is raised, whose calls would hold it
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its loop will never run again: nobody waits for anything."""
+        return self._loop.is_closed()
 
     @property
     def is_taking(self) -> bool:

@@ -111,12 +111,23 @@ class Want:
         self.at = time.perf_counter()
         try:
             self._result = self.take(row) if self.check is None else self.check(row, self.drafted[: self.n_checked])
-        except BaseException as e:  # it is his who waits for it
-            if not ends_one_text(e):
+        except BaseException as e:
+            if not self._ends_with(e):
                 raise
+        else:
+            self._ends()
+
+    def _ends_with(self, e: BaseException) -> bool:
+        """End with what is his who waits for it; False: it is his who takes the pass. Errors: `raised_in_handler`."""
+        try:
+            if not ends_one_text(e):
+                return False
             raised_in_handler(e)
             self._error = e
-        self._ends()
+            self._ends()
+            return True
+        finally:
+            del e  # or what is raised here would hold its calls, and these it
 
     def refuse(self, error: InputError) -> None:
         """Nothing will come of it."""
@@ -201,12 +212,9 @@ class Run(Want):
         self.at = time.perf_counter()
         try:
             self._text.append(self._draw(row, len(self._text)))
-        except BaseException as e:  # it is his who waits for it
-            if not ends_one_text(e):
+        except BaseException as e:
+            if not self._ends_with(e):
                 raise
-            raised_in_handler(e)
-            self._error = e
-            self._ends()
         else:
             self.goes_on()
 
@@ -260,10 +268,9 @@ class Guided(Want):
         self.at = time.perf_counter()
         try:
             self._row = self.take(row)
-        except Exception as e:  # noqa: BLE001 - it is his who waits for it
-            raised_in_handler(e)
-            self._error = e
-            self._ends()
+        except BaseException as e:
+            if not self._ends_with(e):
+                raise
         else:
             self.complete()
 
@@ -276,7 +283,8 @@ class Guided(Want):
             if self._row is None:
                 return
             self._result = self._draw(self._row, second)
-        except Exception as e:  # noqa: BLE001 - as above
-            raised_in_handler(e)
-            self._error = e
-        self._ends()
+        except BaseException as e:
+            if not self._ends_with(e):
+                raise
+        else:
+            self._ends()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ...model import Model
     from .questions import Question
 
-__all__ = ["Reader", "Reading", "reader_of"]
+__all__ = ["Call", "Reader", "Reading", "reader_of"]
 
 T = TypeVar("T")
 
@@ -57,18 +57,24 @@ class Reading:
     n_reused: int = field(default=0, compare=False)
 
 
+@dataclass(frozen=True)
+class Call:
+    """How a question is read. `gone`: set when nobody waits for it any more; `salt`: `cache_salt` of `Model.score`."""
+
+    adapter: str | None = None
+    gone: Event | None = None
+    salt: str | None = None
+
+
+#: Of who asks one question, and waits for it.
+ALONE = Call()
+
+
 class Reader(Protocol):
     """Reads questions by one model."""
 
-    def read(
-        self,
-        state: str,
-        question: Question,
-        adapter: str | None = None,
-        gone: Event | None = None,
-        salt: str | None = None,
-    ) -> Reading:
-        """How likely its options are. `gone`: set when nobody waits for it any more; `salt`: `cache_salt` of `score`.
+    def read(self, state: str, question: Question, call: Call = ALONE) -> Reading:
+        """How likely its options are.
 
         Errors: `InputError` where the question has no answer by this model, or does not fit its context.
         """
@@ -117,23 +123,16 @@ class _Lettered(Prompting):
             raise ConfigError(msg)
         return tokens
 
-    def read(
-        self,
-        state: str,
-        question: Question,
-        adapter: str | None = None,
-        gone: Event | None = None,
-        salt: str | None = None,
-    ) -> Reading:
+    def read(self, state: str, question: Question, call: Call = ALONE) -> Reading:
         labels, tokens, n = self._said.labels[question.kind], self._tokens[question.kind], len(question.options)
         if n > len(tokens):
-            return self._without.read(state, question, adapter, gone, salt)
+            return self._without.read(state, question, call)
         order = list(range(n))
         if question.kind == "noul":
             order = [question.options.index(side) for side in self._said.noul_options]
         labels = labels[:n]
         ids, _ = self.prompt(prompts.lettered(state, question, labels, order))
-        made = self.model.score(ids, [[token] for token in tokens[:n]], adapter=adapter, cache_salt=salt)
+        made = self.model.score(ids, [[token] for token in tokens[:n]], adapter=call.adapter, cache_salt=call.salt)
         likely = dict(zip(order, [each.sum for each in made], strict=True))
         p = probabilities([likely[i] for i in range(n)], self._said.temperature[question.kind])
         return Reading(p, len(ids), made[0].n_reused)
@@ -143,14 +142,7 @@ class _Written(Prompting):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
 
-    def read(
-        self,
-        state: str,
-        question: Question,
-        adapter: str | None = None,
-        gone: Event | None = None,
-        salt: str | None = None,
-    ) -> Reading:
+    def read(self, state: str, question: Question, call: Call = ALONE) -> Reading:
         ids, before = self.prompt(prompts.asked(state, question))
         texts = prompts.written(question)
         options = [self.control.encode(self.control.marked(f"{before}{text}")) for text in texts]
@@ -159,8 +151,8 @@ class _Written(Prompting):
             raise InputError(msg)
         made = [
             each
-            for some in _some(options, gone)
-            for each in self.model.score(ids, some, adapter=adapter, cache_salt=salt)
+            for some in _some(options, call.gone)
+            for each in self.model.score(ids, some, adapter=call.adapter, cache_salt=call.salt)
         ]
         told = question.kind == "score" or (question.kind == "choice" and any(question.descriptions))
         p = probabilities([each.mean if told else each.sum for each in made])
@@ -179,19 +171,12 @@ class _Judged:
             msg += "called entailment: name a model that writes text, a reranker or an NLI model"
             raise InputError(msg)
 
-    def read(
-        self,
-        state: str,
-        question: Question,
-        adapter: str | None = None,
-        gone: Event | None = None,
-        salt: str | None = None,  # noqa: ARG002 - a head leaves nothing in the cache
-    ) -> Reading:
+    def read(self, state: str, question: Question, call: Call = ALONE) -> Reading:
         if not state.strip():
             msg = "state: is empty; this model compares it with each option"
             raise InputError(msg)
         said = [f"{question.instructions} {text}".strip() for text in self._options(question)]
-        rows, n = self._rows(state, said, adapter, gone)
+        rows, n = self._rows(state, said, call)
         yes = rows[:, self._entails or 0]
         if question.kind != "noul" or len(said) > 1:
             return Reading(probabilities([float(x) for x in yes]), n)
@@ -206,15 +191,13 @@ class _Judged:
         true, false = question.descriptions
         return [true, false] if false else [true]
 
-    def _rows(
-        self, state: str, said: list[str], adapter: str | None, gone: Event | None
-    ) -> tuple[NDArray[np.float32], int]:
+    def _rows(self, state: str, said: list[str], call: Call) -> tuple[NDArray[np.float32], int]:
         """Logits [pairs, labels], and tokens."""
         pairs = self.model.pairs
-        number = self.model.adapter_number(adapter, "decide")
+        number = self.model.adapter_number(call.adapter, "decide")
         made = [
             np.asarray(pairs.of([(state, each) for each in some], act="identity", adapter=number))
-            for some in _some(said, gone)
+            for some in _some(said, call.gone)
         ]
         n = sum(len(self.model.tokenizer.framed(state.strip(), pair=each)[0]) for each in said)
         return np.concatenate(made).reshape(len(said), -1), n

@@ -7,7 +7,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, InputError, TokenizerError
-from ..decisions.reading import reader_of
+from ..decisions.reading import Call, reader_of
 from .errors import RequestError
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ async def decided(
     except (ConfigError, InputError, TokenizerError) as e:
         raise RequestError(str(e), param="model", code="not_supported") from e
     gone = Event()
+    call = Call(entry.adapter, gone, ticket.salt)
     try:
-        return [
-            await state.compute(partial(reader.read, said, question, entry.adapter, gone, ticket.salt))
-            for question in questions
-        ]
+        return [await state.compute(partial(reader.read, said, question, call)) for question in questions]
     finally:
         gone.set()
