@@ -117,12 +117,13 @@ def __getattr__(name: str) -> object:
         if home in {"", ".errors"}:
             value = getattr(import_module(home, __name__), name) if home else import_module(f".{name}", __name__)
         else:
-            from .interpreters import check_interpreter, check_room, not_imported  # noqa: PLC0415 - as above
+            from .interpreters import check_interpreter, check_room, not_imported, uncollected  # noqa: PLC0415 - as above
 
             check_interpreter()
             check_room()
             try:
-                value = getattr(import_module(home, __name__), name)
+                with uncollected():
+                    value = getattr(import_module(home, __name__), name)
             except (ImportError, AttributeError, MemoryError) as e:
                 raise not_imported(e) from e
     else:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .encode import Pairs, Vectors
 from .errors import InputError, is_iterable
 from .loaded import Loaded
-from .loader.sentence import pair_activation, read_sentence
 from .loader.text.tokenizer import checked_ids
 from .once import once
 from .runtime.encoding import Whole, encoded, scored
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .encode import Pairs, Vectors
     from .loader.sentence import Sentence
 
 __all__ = ["Arrays"]
@@ -149,6 +148,9 @@ class Arrays(Loaded):
             )
             msg += f"; use {instead}"
             raise InputError(msg)
+        from .encode import Pairs  # noqa: PLC0415 - few need it
+        from .loader.sentence import pair_activation  # noqa: PLC0415 - as above
+
         act = pair_activation(self._opened.raw, str(self._opened.directory / "config.json"), len(self.config.labels))
         return Pairs(self._session, self.tokenizer, self.config, act)
 
@@ -157,10 +159,14 @@ class Arrays(Loaded):
         """What `encode` asks, with what the directory says of it (`how`). Errors: as `encode`'s."""
         if self.config.decoder is None or self.config.seq2seq or not self._sentence.said:
             self._check_kind("encode", encoder=True)
+        from .encode import Vectors  # noqa: PLC0415 - few need it
+
         return Vectors(self._session, self.tokenizer, self._sentence)
 
     @once
     def _sentence(self) -> Sentence:
+        from .loader.sentence import read_sentence  # noqa: PLC0415 - few need it
+
         return read_sentence(self._opened.directory, self.config.d_model)
 
     def _decoder_ids(self, ids: object) -> list[int]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from .errors import BackendError, InputError, shown
-from .loader.text.choices import Choices
-from .loader.text.grammar import Grammar, Grammars
 from .once import once
 from .runtime.constraints import Constraint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .loader.text.grammar import Grammars
     from .tokenizing import Tokenizing
 
 __all__ = ["Constraining"]
@@ -27,6 +26,9 @@ class Constraining:
 
     def compiled(self, name: str, value: object) -> Constraint:
         """Errors: `InputError`; `BackendError`: the grammar extra is not installed."""
+        from .loader.text.choices import Choices  # noqa: PLC0415 - few need it
+        from .loader.text.grammar import Grammar  # noqa: PLC0415 - as above
+
         tokenizer = self._tokenizing.tokenizer
         if isinstance(value, Choices | Grammar) and value.tokenizer is not tokenizer:
             how = "model.tokenizer" if isinstance(value, Choices) else "model.constraint"
@@ -45,4 +47,6 @@ class Constraining:
 
     @once
     def _grammars(self) -> Grammars:
+        from .loader.text.grammar import Grammars  # noqa: PLC0415 - few need it
+
         return Grammars(self._tokenizing.tokenizer, self._n_vocab)

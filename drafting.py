@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError, InputError, MemoryLimitError, MiaotuiError, PlanError, shown
 from .loader.prune.plan import PrunePlan
-from .runtime.draft_model import ModelDrafter
-from .runtime.engine.first_layers import FirstLayers
 from .runtime.engine.speculative import NGRAM, ngrams
 from .tokenizing import Tokenizing
 
@@ -74,10 +72,14 @@ def drafters(
     n, program = _nbytes(session.weights), session.program
     if model is not None:
         theirs = model.session
+        from .runtime.draft_model import ModelDrafter  # noqa: PLC0415 - few need it
+
         return MODEL, partial(ModelDrafter, theirs, share=min(1.0, _nbytes(theirs.weights) / n))
     if program.early is None or session.engine is None:
         return NGRAM, ngrams
     share = sum(weight.nbytes for weight in program.early.weights) / n
+    from .runtime.engine.first_layers import FirstLayers  # noqa: PLC0415 - few need it
+
     return MODEL, partial(FirstLayers, session.engine.early, min(1.0, share), session.n_vocab)
 
 

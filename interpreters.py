@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import sys
@@ -16,7 +17,7 @@ from .errors import LIMITS, BackendError, MemoryLimitError, MiaotuiError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_interpreter", "check_room", "not_imported", "whole_imports"]
+__all__ = ["check_interpreter", "check_room", "not_imported", "uncollected", "whole_imports"]
 
 #: Address space that importing NumPy takes with one thread, and with each more: OpenBLAS's buffers. Below that OpenBLAS
 #: ends the process.
@@ -104,6 +105,18 @@ def not_imported(e: ImportError | AttributeError | MemoryError) -> MiaotuiError:
     name = e.name or (at.tb_frame.f_globals.get("__name__", "") if at is not None else "")
     msg = f"{name.partition('.')[0] or 'a library'} cannot be imported ({said[:200]}): where memory is limited, see "
     return BackendError(f"{msg}{LIMITS}; otherwise install miaotui again")
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without collection of garbage inside: what modules make stays, and looking through it is a tenth of an import."""
+    there = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if there:
+            gc.enable()
 
 
 @contextmanager

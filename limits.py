@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from .dataclass import dataclass
 from .errors import BackendError, InputError, MemoryLimitError, shown
 from .loader.paths import as_path
 from .runtime.cores import available_threads

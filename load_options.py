@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypedDict
 
+from .dataclass import dataclass
 from .errors import InputError
 from .limits import Request
-from .profiles import Profile, read_profile
 from .runtime.parameters import check_names, switch
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .drafting import Draft
     from .loader.prune.options import Prune
+    from .profiles import Profile
 
 __all__ = ["LOAD_DEFAULTS", "Asked", "LoadKwargs", "parse_options"]
 
@@ -93,6 +94,8 @@ def parse_options(given: Mapping[str, object]) -> Asked:
         if auto:
             msg = "auto=True: a profile is given too, which says what to pick; leave one of them out"
             raise InputError(msg)
+        from .profiles import read_profile  # noqa: PLC0415 - few need it
+
         profile = read_profile(profile)
         values = profile.load | values
     settled = frozenset(values)

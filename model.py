@@ -12,11 +12,10 @@ from .errors import InputError, is_iterable, numbered, shown
 from .interpreters import whole_imports
 from .limits import named_adapters
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
-from .loader.apart import read_added
+from .loader.ahead import fetch_whole
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
-from .loader.text.fim import infill_of
 from .picking import settled
 from .prepare import prepare
 from .runtime.blocks import Block
@@ -122,6 +121,9 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     prepared: Prepared | None = None
     drafts: Model | None = None
     try:
+        some = asked.auto or asked.request.gpu or asked.request.prune is not None
+        if not some and asked.request.limit_bytes is None:
+            fetch_whole(opened)
         request, profile, picked = settled(asked, opened, free)
         prepared = prepare(opened, request, free=free, part=draft_part(asked.draft))
         drafts = draft_model(asked.draft, prepared, load)
@@ -255,6 +257,8 @@ class Model(Scores):
         (path,) = (named_adapters({name: path}, call) or {}).values()
         rank = self._request.adapter_rank
         session.check_open()
+        from .loader.apart import read_added  # noqa: PLC0415 - few need it
+
         numbers = read_added(name, path, self._opened, self._plan, rank)
 
         def written() -> None:
@@ -402,6 +406,8 @@ class Model(Scores):
         such tokens; `TokenizerError`.
         """
         self._check_kind("infill", encoder=False)
+        from .loader.text.fim import infill_of  # noqa: PLC0415 - few need it
+
         asked = infill_of(self.tokenizer, prefix, suffix)
         if parameters.get("eos_token_id") is None:
             parameters["eos_token_id"] = [*self.config.eos_ids, *asked.ends]

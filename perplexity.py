@@ -9,12 +9,12 @@ an overlapping stride. Bits per byte are the same sum in bits over the bytes of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .dataclass import dataclass
 from .errors import InputError, shown
 from .runtime.floats import usual_floats
 from .runtime.logprobs import LogProbs

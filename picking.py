@@ -7,9 +7,10 @@ takes at most `SHARE` of the free memory; a model that fits as it is stays as it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .dataclass import dataclass
 from .errors import BackendError, MemoryLimitError, PlanError
 from .machine import free_memory
 from .notices import warn

@@ -6,15 +6,13 @@ compiled once and the program recorded once, with weights that are only planned;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .dataclass import dataclass
 from .errors import BackendError
 from .limits import ENCODER_CHUNK, LOGIT_ROWS, PREFILL_CHUNK, USUAL_BEAMS, Request, check_memory, predicted_memory
-from .loader.apart import read_apart
 from .loader.load_plan import make_load_plan
 from .loader.pack import planned
-from .loader.prune.first import first_layers
 from .loader.prune.options import select
 from .loader.prune.receipt import make_receipt
 from .loader.prune.stored_zeros import counted, uncounted
@@ -69,8 +67,12 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
     """
     chosen = select(request.prune, opened)
     plan = make_load_plan(opened, request.quantize, chosen.cut)
-    apart = read_apart(request, opened, plan)
-    early = 0 if part is None else first_layers(part, plan.cut, opened)
+    apart = _apart(request, opened, plan)
+    early = 0
+    if part is not None:
+        from .loader.prune.first import first_layers  # noqa: PLC0415 - few need it
+
+        early = first_layers(part, plan.cut, opened)
     beams = 1 if request.gpu else opened.generation.get("num_beams", 1)
     program = _recorded(plan, request, apart, early, beams)
     memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
@@ -83,7 +85,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
             chosen = chosen.ranked(opened)
             plan = make_load_plan(opened, request.quantize, chosen.cut)
         plan = counted(plan, opened.checkpoint)
-        apart = read_apart(request, opened, plan)
+        apart = _apart(request, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
         program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart, early, beams)
         memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
@@ -91,6 +93,14 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
     notes = (*request.notes(plan.config), *(apart.lines if apart else ()))
     receipt = make_receipt(plan, opened, chosen.plan, notes=notes)
     return Prepared(opened, request, chosen.plan, plan, program, memory, receipt, apart)
+
+
+def _apart(request: Request, opened: Opened, plan: LoadPlan) -> Apart | None:
+    if not request.adapters and not request.adapter_slots:
+        return None
+    from .loader.apart import read_apart  # noqa: PLC0415 - few need it
+
+    return read_apart(request, opened, plan)
 
 
 def _planned(plan: LoadPlan, apart: Apart | None) -> Weights:

@@ -13,12 +13,13 @@ A file is data from outside: every key is known, every value checked, and nothin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING, Any
 
+from .dataclass import dataclass
+from .digest import sha256
 from .errors import InputError, MiaotuiError, ProfileError, shown
 from .limits import Request
 from .loader.files import quote, read_json_object
@@ -204,7 +205,7 @@ def printed(model: Mapping[str, Any]) -> str:
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def _check(right: bool, name: str, value: object, wanted: str) -> None:  # noqa: FBT001 - as assert has it

@@ -5,27 +5,28 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from .arrays import Arrays
+from .dataclass import dataclass
 from .errors import InputError, TokenizerError, shown
-from .perplexity import Perplexity, check_predicts, measured
 from .runtime.floats import usual_floats
 from .runtime.generate import check_ids
 from .runtime.memory import memory_named
 from .runtime.parameters import priority_of, salt_of
 from .runtime.sampling import exp
-from .runtime.scoring import Score, scores
 from .runtime.sequence import Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
+
+    from .perplexity import Perplexity
+    from .runtime.scoring import Score
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
 
@@ -75,6 +76,8 @@ class Scores(Arrays):
         self, prompt: Prompt, candidates: list[Prompt], what: str, adapter: int, priority: int, salt: str = ""
     ) -> list[Score]:
         """As `score`; errors call a candidate `what`."""
+        from .runtime.scoring import scores  # noqa: PLC0415 - few need it
+
         text, ids = self._first_of(prompt, adapter, salt)
         with text:
             text.append(ids)
@@ -218,6 +221,8 @@ class Scores(Arrays):
         As `miaotui perplexity`: in windows of `window` predictions, nothing before which is seen. Errors: `InputError`,
         which names the text by its number.
         """
+        from .perplexity import check_predicts, measured  # noqa: PLC0415 - few need it
+
         check_predicts(self.config, "perplexity")
         if isinstance(texts, str):
             return measured(self, texts, window=window)

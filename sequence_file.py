@@ -17,13 +17,13 @@ file is data from outside: every size is compared with the model's before memory
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from .digest import blake2b
 from .errors import CheckpointError, InputError, SequenceFileError
 from .loader.files import parse_json, printable, reason, regular_size
 from .loader.header import read_header
@@ -39,6 +39,7 @@ from .runtime.spec import weights_in
 from .runtime.table import gap_of
 
 if TYPE_CHECKING:
+    import hashlib
     import os
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -87,7 +88,7 @@ class SequenceFiles:
         """
         program, weights = self._program, list(_whole(without_adapters(self._weights)))
         kinds = "; ".join(f"{w.name} {w.dtype} {list(w.shape)} {w.kept}" for w in weights)
-        sample = hashlib.blake2b(digest_size=16)
+        sample = blake2b(digest_size=16)
         for weight in weights:
             for part in _sampled(weight):
                 sample.update(part.data)
@@ -149,7 +150,7 @@ class SequenceFiles:
 
     def _adapter(self, name: str) -> str:
         """A digest of one adapter: of its factors, and of a sample of its numbers as the model's weights have it."""
-        sample = hashlib.blake2b(digest_size=16)
+        sample = blake2b(digest_size=16)
         for part in self._adapters.parts(name):
             up = "rows" if part.up is None else part.up.shape
             sample.update(f"{product_of(part)} {part.scale!r} {part.down.shape} {up};".encode())
@@ -283,7 +284,7 @@ _DIFFERENT = {
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _whole(weights: Weights) -> Iterator[Weight]:
@@ -307,7 +308,7 @@ def _sampled(weight: Weight) -> Iterator[NDArray[np.uint8]]:
 def _begun(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> hashlib.blake2b:
     """The digest before any tensor's bytes, which follow in the order of their names."""
     table = [[name, dtype, list(shape)] for name, (dtype, shape) in sorted(tensors.items())]
-    return hashlib.blake2b(json.dumps([sorted(metadata.items()), table]).encode(), digest_size=32)
+    return blake2b(json.dumps([sorted(metadata.items()), table]).encode(), digest_size=32)
 
 
 def _check_digest(header: Header, f: IO[bytes]) -> None:

@@ -17,9 +17,10 @@ mapped when they are used, and are checked for NaN then. Format: https://hugging
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError
 from .adapter_config import ADAPTER_CONFIG, read_adapter_config
 from .adapter_keys import Keys

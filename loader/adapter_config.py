@@ -8,9 +8,9 @@ understood is refused by name.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..dataclass import dataclass
 from ..errors import ConfigError
 from .expressions import MOST_STEPS, steps_of, takes_long
 from .families.values import Key, Unfit, flag, names, number, optional, read, size

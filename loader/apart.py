@@ -9,11 +9,11 @@ of layers) are refused. Everything lies in one block of its own.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError, ConfigError, HubError, InputError, shown
 from ..runtime import spec
 from ..runtime.memory import zeroed

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError, shown
 from ..runtime.spec import Attention
 from .adapted import tied_names

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import math
 import mmap
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..digest import sha256
 from ..errors import CheckpointError, ConfigError
 from ..once import once
 from ..runtime.memory import refused
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CONFIG", "Checkpoint", "open_checkpoint"]
+__all__ = ["CONFIG", "MODULES", "Checkpoint", "open_checkpoint"]
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG, GENERATION, MODULES = "config.json", "generation_config.json", "modules.json"
 MODULES = "modules.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: What a directory of an adapter is told.
@@ -70,6 +70,7 @@ class Checkpoint:
         self._sizes = {h.file: h.file_bytes for h in headers.values()}
         self._maps: dict[Path, mmap.mmap] = {}
         self._closed = False
+        self.fetched = False  # whether all of it is being read ahead already
         for header in headers.values():
             for name, tensor in header.tensors.items():
                 if name in self.tensors:
@@ -82,7 +83,7 @@ class Checkpoint:
     @once
     def layout(self) -> str:
         """SHA-256 over every tensor's name, dtype and shape, by name: which model this is, whatever its numbers."""
-        digest = hashlib.sha256()
+        digest = sha256()
         for name in sorted(self.tensors):
             t = self.tensors[name]
             digest.update(f"{t.name} {t.dtype} {list(t.shape)}\n".encode())

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .families import AROUND, FAMILIES, KINDS, OTHERS, Family, Resolved, as_classifier, resolve_with, taken_out
+from .families import FAMILIES, KINDS, OTHERS, Family, Resolved, as_classifier, resolve_with, taken_out
 from .families.decoding import with_generation
 from .families.values import checked, token_ids
 from .files import quote
@@ -105,14 +105,16 @@ def _family(raw: object, where: str) -> tuple[dict[str, Any], Family]:
 def of_text(raw: dict[str, Any], where: str) -> dict[str, Any]:
     """config.json of the one model that is read, where the checkpoint holds others too. Errors: `ConfigError`."""
     kind = raw.get("model_type")
-    family = AROUND.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str) or kind in FAMILIES:
+        return raw
+    family = next((f for f in FAMILIES.values() if f.around is not None and f.around.name == kind), None)
     return raw if family is None or family.around is None else taken_out(raw, family.around, family.name, where)
 
 
 def _unknown(raw: Mapping[str, Any], where: str) -> str:
     """What to say of a model of no family that we know."""
     kind = raw.get("model_type")
-    names = {name: [*(f.name for f in families), *_around(families)] for name, families in KINDS.items()}
+    names = {of: [*known, *_around(known)] for of, known in KINDS.items()}
     reads = "; ".join(f"{name}: {', '.join(sorted(of))}" for name, of in names.items())
     if not isinstance(kind, str):
         what = f"model_type is {quote(kind)}" if "model_type" in raw else "model_type is missing"
@@ -129,9 +131,9 @@ def _unknown(raw: Mapping[str, Any], where: str) -> str:
     )
 
 
-def _around(families: Iterable[Family]) -> list[str]:
-    """Names of checkpoints of which one of these is read."""
-    return [f"{f.around.name} (its text)" for f in families if f.around is not None]
+def _around(names: Iterable[str]) -> list[str]:
+    """Names of checkpoints of which one of these families is read."""
+    return [f"{around.name} (its text)" for around in (FAMILIES[name].around for name in names) if around is not None]
 
 
 def _without_our_own(raw: dict[str, Any], where: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ Source: transformers 5.24, `decision/configuration_utils.py`.
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from ..dataclass import dataclass
 from ..errors import ConfigError
 from .files import quote, read_json_object
 from .paths import is_there

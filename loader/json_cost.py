@@ -6,9 +6,9 @@ commas and strings are counted outside strings, a piece at a time, and each is c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+
+from ..dataclass import dataclass
 
 __all__ = ["Counts", "count"]
 

@@ -8,11 +8,12 @@ whole row, whatever is kept of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError
 from ..once import once
 from .pieces import rows_in_tensor

@@ -166,8 +166,10 @@ class ModelTensors:
         layers = range(min(self.config.n_layers, len(self.tensors) + 1))
         for part_of, table in [(0, self.parts), *((i, self.layer) for i in layers)]:
             for role, part in table.items():
+                if not self.has(role, part_of):
+                    continue
                 piece = self.part(role, part, part_of)
-                for name in self.names(role, piece, part_of) if self.has(role, part_of) else ():
+                for name in self.names(role, piece, part_of):
                     if name not in self.tensors:
                         missing[name] = self._stored_shape(role, piece, part_of)
         if missing:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError, ConfigError
 from ..once import once
-from .adapted import with_adapter
-from .checkpoint import CONFIG, Checkpoint, open_checkpoint
+from .checkpoint import CONFIG, MODULES, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, of_text, resolve_config, with_token_ids
 from .families import FAMILIES, Resolved, left_out
 from .families.decoding import DECODING_KEYS
@@ -18,7 +18,6 @@ from .hub import locate
 from .model_tensors import ModelTensors
 from .paths import is_there
 from .reconcile import reconciled
-from .sentence import MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -132,6 +131,8 @@ def open_model(path: str | Path, *, revision: str | None = None, adapter: str | 
     if adapter is None:
         return opened
     try:
+        from .adapted import with_adapter  # noqa: PLC0415 - few need it
+
         return with_adapter(opened, adapter)
     except BaseException:
         opened.close()

@@ -71,7 +71,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
     if plan.cut.cuts or routed:  # experts that are mapped are read when a token goes to them, and nothing around them
         later = {id(source) for source in routed}
         checkpoint.expect(spans_by_file(source for source in plan.touched if id(source) not in later))
-    else:  # tables are read row by row, but for the head, which comes last
+    elif not checkpoint.fetched:  # tables are read row by row, but for the head, which comes last
         order = sorted(plan.touched, key=lambda source: source.role in TOKENS)
         infos = (info for source in order for info in source.tensors)
         read_ahead(((info.file, info.start, info.stop) for info in infos), lambda: checkpoint.closed)

@@ -6,9 +6,10 @@ PEFT names modules as the class does that the adapter was trained with: "model.l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..dataclass import dataclass
 from .families.base import piece_name
 from .roles import expert_of
 from .sizes import lacks_vocabulary

@@ -26,7 +26,6 @@ from ..errors import CheckpointError, ConfigError
 from .config import resolve_config
 from .families import FAMILIES, piece_name
 from .pieces import equal_pieces
-from .prune.export import resized
 from .prune.layer_sizes import PRUNED_HEADS
 from .ranges import show
 from .roles import AXES, ROLES
@@ -222,6 +221,8 @@ class _Headers:
 
 def _spelled(raw: Mapping[str, Any], before: Config, after: Config) -> dict[str, Any]:
     """config.json of the sizes that were found; which heads of a GPT-2 went is not known: the last are named."""
+    from .prune.export import resized  # noqa: PLC0415 - few files contradict themselves
+
     out = resized(raw, before, after)
     if isinstance(raw.get("layer_types"), list):
         out["layer_types"] = raw["layer_types"][: after.n_layers]

@@ -34,8 +34,9 @@ decoder reads has the same roles, as a model of its own (`Config.encoding`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from ..dataclass import dataclass
 
 __all__ = [
     "ATTENTION",

@@ -15,12 +15,14 @@ Without modules.json a text's vector is the mean of its tokens', as sentence-tra
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError, ConfigError
 from ..runtime.spec import SIMILARITIES
+from .checkpoint import MODULES
 from .dense import act_of, read_dense
 from .files import parse_json, quote, read_bytes, read_json_object
 from .paths import is_there
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "Sentence", "pair_activation", "read_sentence"]
 
-MODULES, PROMPTS, TOKENIZER = "modules.json", "config_sentence_transformers.json", "tokenizer_config.json"
+PROMPTS, TOKENIZER = "config_sentence_transformers.json", "tokenizer_config.json"
 #: Names of the file that says how long a text may be; the first that is there and says something counts.
 LIMITS = (
     *("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json"),

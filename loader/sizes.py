@@ -6,16 +6,17 @@ each of its layers of the attention to its own tokens and the feed-forward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..dataclass import dataclass
 from ..runtime.spec import Attention, Buckets, FeedForward
 from .roles import ATTENTION, AXES, CROSS, EMBED, EXPERTS, FEED_FORWARD, ROLES, expert_of, role_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from ..runtime.spec import Config, Head
+    from ..runtime.spec import Config, Experts, Head
 
 __all__ = [
     "LayerSizes",
@@ -212,32 +213,54 @@ def has_padding_row(config: Config) -> bool:
     return config.padding is not None and config.stack.sinusoids is None
 
 
+def _attention(c: Config, i: int, of: Callable[[Attention], int]) -> int:
+    a = c.stack.attention(i)
+    return of(a) if a else 0
+
+
+def _cross(c: Config, i: int, of: Callable[[Attention], int]) -> int:
+    x = c.stack.cross(i)
+    return of(x) if x else 0
+
+
+def _experts(c: Config, i: int, of: Callable[[Experts], int]) -> int:
+    f = c.stack.feed_forward(i)
+    return of(f.experts) if f and f.experts else 0
+
+
+def _ffn(c: Config, i: int) -> int:
+    f = c.stack.feed_forward(i)
+    return f.d_ff if f else 0
+
+
+#: Elements along each axis of `roles.AXES`, by a model's config and the layer's number.
+_ALONG: dict[str, Callable[[Config, int], int]] = {
+    "vocab": lambda c, _: c.n_vocab,
+    "width": lambda c, _: c.d_model,
+    "context": lambda c, _: c.n_context + (c.positions or 0) + has_padding_row(c),
+    "types": lambda c, _: c.n_types,
+    "embed": lambda c, _: c.d_embed or c.d_model,
+    "pooled": lambda c, _: c.head.width if c.head else c.d_embed or 0,
+    "one": lambda _, __: 1,
+    "labels": lambda c, _: c.head.n_out if c.head else 0,
+    "buckets": lambda c, _: next((b.n for b in c.stack.biases if isinstance(b, Buckets)), 0),
+    "distances": lambda c, _: 2 * c.stack.relative.n if c.stack.relative else 0,
+    "taps": lambda c, _: c.d_model * c.stack.convolution.taps if c.stack.convolution else 0,
+    "biased": lambda c, _: largest(c).n_heads,
+    "own_biased": lambda c, i: _attention(c, i, lambda a: a.n_heads),
+    "head": lambda c, i: _attention(c, i, lambda a: a.d_head),
+    "heads": lambda c, i: _attention(c, i, lambda a: a.n_heads * a.d_head),
+    "kv_heads": lambda c, i: _attention(c, i, lambda a: a.n_kv_heads * a.d_head),
+    "ffn": _ffn,
+    "experts": lambda c, i: _experts(c, i, lambda e: e.n),
+    "shared": lambda c, i: _experts(c, i, lambda e: e.d_shared),
+    "mix": lambda c, i: _experts(c, i, lambda e: int(e.shared_mixed)),
+    "source": lambda c, _: c.encoder.d_model if c.encoder else 0,
+    "cross_heads": lambda c, i: _cross(c, i, lambda x: x.n_heads * x.d_head),
+    "cross_kv_heads": lambda c, i: _cross(c, i, lambda x: x.n_kv_heads * x.d_head),
+}
+
+
 def axis_size(config: Config, axis: str, layer: int) -> int:
     """Elements along an axis of `roles.AXES` in the model of `config`; 0 where the layer lacks the sublayer."""
-    a, f, x = config.stack.attention(layer), config.stack.feed_forward(layer), config.stack.cross(layer)
-    e = f.experts if f else None
-    return {
-        "vocab": config.n_vocab,
-        "width": config.d_model,
-        "context": config.n_context + (config.positions or 0) + has_padding_row(config),
-        "types": config.n_types,
-        "embed": config.d_embed or config.d_model,
-        "pooled": config.head.width if config.head else config.d_embed or 0,
-        "one": 1,
-        "labels": config.head.n_out if config.head else 0,
-        "buckets": next((b.n for b in config.stack.biases if isinstance(b, Buckets)), 0),
-        "distances": 2 * config.stack.relative.n if config.stack.relative else 0,
-        "taps": config.d_model * config.stack.convolution.taps if config.stack.convolution else 0,
-        "biased": largest(config).n_heads if axis == "biased" else 0,
-        "own_biased": a.n_heads if a else 0,
-        "head": a.d_head if a else 0,
-        "heads": a.n_heads * a.d_head if a else 0,
-        "kv_heads": a.n_kv_heads * a.d_head if a else 0,
-        "ffn": f.d_ff if f else 0,
-        "experts": e.n if e else 0,
-        "shared": e.d_shared if e else 0,
-        "mix": 1 if e and e.shared_mixed else 0,
-        "source": config.encoder.d_model if config.encoder else 0,
-        "cross_heads": x.n_heads * x.d_head if x else 0,
-        "cross_kv_heads": x.n_kv_heads * x.d_head if x else 0,
-    }[axis]
+    return _ALONG[axis](config, layer)

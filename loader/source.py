@@ -7,13 +7,14 @@ the tensor is touched; several ranges, or fewer columns, are gathered. Zeros are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError
 from ..once import once
 from ..runtime.quantized import QUANTIZED

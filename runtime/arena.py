@@ -5,8 +5,10 @@ Both are pure functions over records; nothing is allocated here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from ..dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

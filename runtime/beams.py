@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import BackendError, InputError, shown
 from .floats import usual_floats
 from .guidance import log_probs
@@ -27,7 +28,6 @@ from .pages import Caller, FullError
 from .parameters import switch
 from .penalties import Changes, Penalties
 from .sampling import exp, not_numbers, real, repaired
-from .watermark import Marking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -429,6 +429,8 @@ class _Run:
         if changes is not None:
             changes.apply(row, lists, 2)
         if self._wanted.watermark is not None:
+            from .watermark import Marking  # noqa: PLC0415 - few need it
+
             marking = Marking(self._wanted.watermark)
             marking.observe(text)
             marking.mark(row)

@@ -9,11 +9,11 @@ Sources: Raffel et al. 2019, arXiv:1910.10683, 2.1 (T5); Press et al. 2021, arXi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..once import once
 from .kvcache import KEYS
 from .spec import Buckets, Slopes, Weight

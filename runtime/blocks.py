@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..dataclass import dataclass
 from ..errors import InputError, shown
 
 __all__ = ["Block", "BlockEnd", "block_from"]

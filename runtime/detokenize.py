@@ -6,9 +6,9 @@ given after the prompt's text. Independent of any tokenizer: a `Spelling` is all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ..dataclass import dataclass
 from ..errors import InputError, shown
 
 if TYPE_CHECKING:

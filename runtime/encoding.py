@@ -6,13 +6,13 @@ attention's order (`kvcache.KEYS`), and its positions at 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError
 from .sequence import Sequence
 

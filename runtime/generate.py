@@ -9,20 +9,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError, is_iterable, shown
 from .beams import BEAMS, Beams, beams_from
 from .blocks import Block, block_from
 from .constraints import Steered
 from .detokenize import Spelling, check_stop
 from .engine.speculative import NGRAM
-from .filters.filters import Filtered, Filtering, Filters, filters_of
 from .logprobs import LOGPROBS, Logprob, LogprobParams, logprobs_from
 from .overflow import cut_left
 from .parameters import (
@@ -42,7 +42,6 @@ from .rope import LONGEST
 from .rules import RULES, Ruled, Rules, rules_from
 from .sampling import Sampler
 from .sampling_params import ASK_TO_SAMPLE, SamplingParams, real
-from .watermark import Marking, Watermark, watermark_from
 from .writing import Writer
 
 if TYPE_CHECKING:
@@ -51,8 +50,10 @@ if TYPE_CHECKING:
 
     from .constraints import Constraint
     from .engine.speculative import Speculation
+    from .filters.filters import Filtered, Filtering, Filters
     from .guidance import Guidance
     from .processors import Processor
+    from .watermark import Watermark
 
 
 __all__ = [
@@ -369,7 +370,7 @@ def params_from(  # noqa: PLR0913 - keywords
     told = logprobs_from({name: given.pop(name) for name in LOGPROBS if name in given}, n_vocab)
     ending |= {"logprobs": told, "processors": processors_from(given.pop("logits_processor", None))}
     ending |= {"overflow": overflow_of(given.pop("overflow", None)), "constraint": constraint}
-    ending |= {"block": block_from(given.pop("stop_at", None)), "filters": filters_of(given.pop("filters", None))}
+    ending |= {"block": block_from(given.pop("stop_at", None)), "filters": _filters(given.pop("filters", None))}
     ending |= _last_of(given, n_vocab, whole)
     if "show_tokens" in given:
         ending["shows"] = _check_shown(given.pop("show_tokens"), n_vocab)
@@ -378,6 +379,15 @@ def params_from(  # noqa: PLR0913 - keywords
         params = params.without_beams()
     _check_together(params, asked_as)
     return params
+
+
+def _filters(value: object) -> Filters | None:
+    """Errors: `InputError`."""
+    if value is None:
+        return None
+    from .filters.filters import filters_of  # noqa: PLC0415 - few need it
+
+    return filters_of(value)
 
 
 def _last_of(
@@ -393,6 +403,8 @@ def _last_of(
     made["repairs"] = switch("remove_invalid_values", given.pop("remove_invalid_values", False))
     if not (mark is None or mark is False or (isinstance(mark, list) and not mark)):
         size, kept = whole or (n_vocab or 0, None)
+        from .watermark import watermark_from  # noqa: PLC0415 - few need it
+
         made["watermark"] = watermark_from(mark, size, kept)
     return made
 
@@ -692,6 +704,8 @@ def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) ->
         sampler.observe(text.ids, answer=False)
     sampler.repairs, sampler.guided = params.repairs, params.guidance != 1
     if params.watermark is not None:
+        from .watermark import Marking  # noqa: PLC0415 - few need it
+
         sampler.marking = Marking(params.watermark)
         sampler.marking.observe(text.ids)
     return sampler

@@ -8,12 +8,12 @@ same bits in any order; `exp` is our own polynomial.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError, shown
 from .sampling import exp, not_numbers, unit_bits
 

@@ -6,11 +6,12 @@ one each sequence has (`step.Q_ADAPTER`), so that sequences of different adapter
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import PlanError
 from ..once import once
 from .spec import Adapter, Weight, weights_in

@@ -11,8 +11,8 @@ Rows of a tensor are `T` (the step's tokens) or `R` (the tokens whose logits are
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from ..dataclass import dataclass
 from .kvcache import KV_BYTES
 from .quantized import QUANTIZED
 from .sparse import SPARSE

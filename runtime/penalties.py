@@ -9,11 +9,12 @@ Each step is float64 arithmetic on a float32 score, rounded to float32: `Changes
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..dataclass import dataclass
 from .exact import power
 
 if TYPE_CHECKING:

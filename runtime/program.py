@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import BackendError, PlanError
 from .arena import Tensor, waits
 from .bias import BiasTable

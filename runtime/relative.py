@@ -6,11 +6,11 @@ beyond half of them, so that few rows reach far). Logarithms are of float32, as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..once import once
 from .spec import Distances, Weight
 

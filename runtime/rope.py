@@ -11,12 +11,12 @@ card (llama3); Peng et al. 2023, arXiv:2309.00071 (yarn); Ding et al. 2024, arXi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..once import once
 from .spec import Weight
 

@@ -5,13 +5,14 @@ Names, order and meaning are Hugging Face's (`transformers.generation.logits_pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError, is_iterable, shown
 from .processors import processed
 from .sampling import Sampler

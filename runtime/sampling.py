@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError
 from .exact import (
     LN2_HIGH,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..dataclass import dataclass
 from .engine.wants import Want
 from .floats import usual_floats
 from .logprobs import LogProbs

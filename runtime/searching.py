@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..dataclass import dataclass
 from ..errors import InputError
 from ..handlers import raised_in_handler
 from .beams import Found, Searched, Wanted, search

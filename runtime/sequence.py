@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from difflib import get_close_matches
 from functools import partial
 from numbers import Integral
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import BackendError, InputError, MiaotuiError, TokenizerError, is_iterable, shown
 from .constraints import constraint_of
 from .detokenize import Spelling

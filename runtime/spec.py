@@ -25,9 +25,10 @@ The records hold more than the kernels compute; `forward.supported` refuses the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import field, is_dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ..dataclass import dataclass
 from .weight import DTYPES, Spaced, Weight, weight_bytes
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ Schemes, and their names, are transformers' `WatermarkLogitsProcessor`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import InputError, shown
 from .sampling_params import integer, real, refusal
 

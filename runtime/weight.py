@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dataclass import dataclass
 from .quantized import QUANTIZED, quantized_shape, unpack
 from .sparse import SPARSE, sparse_bytes, unpack_sparse
 from .sparse_int8 import SPARSE_INT8, sparse_int8_bytes, unpack_sparse_int8

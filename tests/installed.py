@@ -23,6 +23,14 @@ for how in ({}, {"quantize": "int8"}, {"quantize": "int4"}, {"kv_cache": "int8"}
         answer = model.generate("Once upon a time", max_new_tokens=24)
         print(hashlib.sha256(model.logits(answer.ids).tobytes()).hexdigest())
 """
+#: What a story brings into the process.
+STORY = """
+import sys, miaotui as mt
+from miaotui.tools import demo
+with mt.load(demo.path("story")) as model:
+    next(iter(model.stream("Once upon a time", max_new_tokens=1)))
+print(*sys.modules)
+"""
 #: Megabytes (10**6 bytes) of the wheel.
 MOST_WHEEL = 8
 
@@ -45,6 +53,8 @@ def main(wheel: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=here)
     assert done.stderr == "", done.stderr
     assert done.stdout.split() == story[1].replace("\n> ", " ").split()
+    done = subprocess.run([sys.executable, "-I", "-c", STORY], capture_output=True, text=True, check=True, env=here)
+    assert not {"_hashlib", "numba", "llvmlite"} & set(done.stdout.split()), "OpenSSL or a compiler came too"
     with zipfile.ZipFile(wheel) as archive:
         levels = [i.filename for i in archive.infolist() if i.filename.endswith(".so")]
         print(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
 from miaotui.loader import ahead, pack
+from mutation_families import small_config, write_fitting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,23 +50,64 @@ def test_what_is_not_in_memory_is_fetched(cold: Path) -> None:
     thread = ahead.read_ahead([(cold, 0, SIZE // 2), (cold, SIZE // 2, SIZE)], never)
     assert thread is not None
     thread.join(60)
-    with cold.open("rb") as f:  # advice is over when what it asked for is there
-        f.read()
     assert ahead.in_memory(cold, SIZE // 2)
+    assert ahead.in_memory(cold, SIZE - 1)
     assert ahead.read_ahead([(cold, 0, SIZE)], never) is None
 
 
 def test_pieces_are_asked_for_in_order_until_it_ends(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours at once; what the system leaves of a piece again."""
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, at, n, __: asked.append((at, n)))
-    spans = [(cold, SIZE // 2, SIZE // 2 + 5), (cold, 7, 7), (cold, 0, ahead.PIECE + 1)]
-    for ended, wanted in ((lambda: len(asked) == 3, 3), (lambda: True, 0)):
+
+    def sendfile(_: int, __: int, at: int, n: int) -> int:
+        asked.append((at, n))
+        return min(n, 4000)
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    monkeypatch.setattr(ahead, "PIECE", 5000)
+    spans = [(cold, SIZE // 2, SIZE // 2 + 5), (cold, 7, 7), (cold, 0, 2000), (cold, 2000, 9001)]
+    every = [(SIZE // 2, 5), (0, 5000), (4000, 5000), (8000, 1001)]
+    for ended, wanted in ((lambda: len(asked) == 4, 4), (lambda: len(asked) == 2, 2), (lambda: True, 0)):
         asked.clear()
         let_go(cold)  # looking may have fetched some
         thread = ahead.read_ahead(spans, ended)
         assert thread is not None
         thread.join(60)
-        assert asked == [(SIZE // 2, 5), (0, ahead.PIECE), (ahead.PIECE, 1)][:wanted]
+        assert asked == every[:wanted]
+
+
+def test_small_pieces_are_advised_before_the_rest(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the thread that reads begins."""
+    let_go(cold)  # looking may have fetched some
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, at, n, how: asked.append((at, n, how)))
+    monkeypatch.setattr(os, "sendfile", lambda _, __, at, n: asked.append((at, n)) or n)
+    thread = ahead.read_ahead([(cold, 0, SIZE)], never, [(cold, 70, 75), (cold, 5, 6), (cold.with_name("gone"), 1, 2)])
+    assert thread is not None
+    thread.join(60)
+    advice = os.POSIX_FADV_WILLNEED
+    assert asked == [(5, 1, advice), (70, 5, advice), (0, SIZE)]
+
+
+def test_vectors_are_what_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path, small("llama"))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(ahead, "read_ahead", lambda _, __, first: asked.extend((a, b) for _, a, b in first))
+    with miaotui.load(tmp_path, threads=1) as model:
+        names = {(info.start, info.stop): name for name, info in model._opened.checkpoint.tensors.items()}
+    assert asked
+    assert all(names[span].endswith("norm.weight") for span in asked)
+    assert len(asked) == len([name for name in names.values() if name.endswith("norm.weight")])
+
+
+def test_a_file_that_is_shorter_by_now_or_cannot_be_sent_ends_it(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer in (0, OSError):
+        let_go(cold)  # looking may have fetched some
+        monkeypatch.setattr(os, "sendfile", Mock(side_effect=[answer]))
+        thread = ahead.read_ahead([(cold, 0, SIZE)], never)
+        assert thread is not None
+        thread.join(60)
+        assert os.sendfile.call_count == 1  # type: ignore[attr-defined]
 
 
 def test_more_than_half_of_memory_and_nothing_are_left_alone(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,19 +118,49 @@ def test_more_than_half_of_memory_and_nothing_are_left_alone(cold: Path, monkeyp
     assert ahead.in_memory(cold.with_name("gone"), 0)  # whoever opens it says so
 
 
-def test_a_load_asks_for_layers_first_and_tables_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["all of it", "what a plan leaves"])
+def test_a_load_asks_for_layers_first_and_tables_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Of a whole model before anything is planned; else when it is known that it fits the limit."""
     write_checkpoint(tmp_path, small("llama"))
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(pack, "read_ahead", lambda spans, _: asked.extend((a, b) for _, a, b in spans))
-    with miaotui.load(tmp_path, threads=1) as model:
+    others: list[tuple[int, int]] = []
+    mine, theirs = (ahead, pack) if how == "all of it" else (pack, ahead)
+    monkeypatch.setattr(mine, "read_ahead", lambda spans, *_: asked.extend((a, b) for _, a, b in spans))
+    monkeypatch.setattr(theirs, "read_ahead", lambda spans, *_: others.extend((a, b) for _, a, b in spans))
+    with miaotui.load(tmp_path, threads=1, memory_limit=None if how == "all of it" else "1GiB") as model:
         tensors = model._opened.checkpoint.tensors
         wanted, names = model.logits([1, 2]), {(info.start, info.stop): name for name, info in tensors.items()}
+    assert not others
     order = [names[span] for span in asked]
     assert set(order) == set(tensors)
     tables = [name for name in order if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
     assert order[-len(tables) :] == tables
     layers = [int(name.split(".")[2]) for name in order if ".layers." in name]
     assert layers == sorted(layers)
-    monkeypatch.setattr(pack, "read_ahead", lambda *_: None)
+    monkeypatch.setattr(mine, "read_ahead", lambda *_: None)
     with miaotui.load(tmp_path, threads=1) as model:
         assert np.array_equal(model.logits([1, 2]), wanted)
+
+
+def test_what_is_not_wholly_read_waits_for_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans, encoders, experts, files that say more than config.json."""
+    asked: list[str] = []
+    monkeypatch.setattr(ahead, "read_ahead", lambda *_: asked.append("whole"))
+    write_checkpoint(tmp_path / "llama", small("llama"))
+    for family in ("bert", "t5", "mixtral"):
+        write_fitting(tmp_path / family, small_config(family))
+        miaotui.load(tmp_path / family, threads=1).close()
+        assert asked == [], family
+    for how in ({"prune": "keep-layers=0"}, {"memory_limit": "1GiB"}, {"auto": True}):
+        miaotui.load(tmp_path / "llama", threads=1, **how).close()
+    told = json.loads((tmp_path / "llama" / "config.json").read_text(encoding="utf-8"))
+    told["intermediate_size"] += 1
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "llama" / "model.safetensors", tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    miaotui.load(tmp_path / "other", threads=1).close()
+    assert asked == []
+    miaotui.load(tmp_path / "llama", threads=1).close()
+    assert asked == ["whole"]

@@ -103,6 +103,33 @@ def test_importing_is_cheap_and_late() -> None:
     assert float(took) < 0.05
 
 
+def test_garbage_is_collected_after_an_import_as_before() -> None:
+    """Also where the import fails; where it was off, it stays off."""
+    code = (
+        "import gc, sys, miaotui\n{before}\nold = gc.isenabled()\n"
+        "try:\n    miaotui.load\nexcept miaotui.MiaotuiError as e:\n    print('failed')\nprint(gc.isenabled() == old)"
+    )
+    broken = "sys.modules['numpy'] = None"
+    for before, said in (("", ["True"]), ("gc.disable()", ["True"]), (broken, ["failed", "True"])):
+        assert _run(code.format(before=before)).split() == said
+
+
+def test_a_story_imports_what_it_needs() -> None:
+    """Other families, and what few calls ask for, are 4 MB and 20 ms of a start; OpenSSL (`installed.py`) as much."""
+    code = (
+        "import sys, miaotui\nfrom miaotui.tools import demo\n"
+        "with miaotui.load(demo.path('story')) as model:\n"
+        "    next(iter(model.stream('Once upon a time', max_new_tokens=1)))\n"
+        "print(*sys.modules)"
+    )
+    there = set(_run(code).split())
+    assert "tokenizers" in there
+    loader = ["families.bert", "adapter", "apart", "prune.export", "prune.mergekit", "text.grammar", "text.fim"]
+    others = ["profiles", "encode", "perplexity", "runtime.watermark", "runtime.draft_model", "runtime.filters.filters"]
+    late = {f"miaotui.loader.{name}" for name in loader} | {f"miaotui.{name}" for name in others} | {"huggingface_hub"}
+    assert there & late == set()
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import contextlib, io, sys\nfrom miaotui.tools.cli import main\n"

@@ -311,6 +311,13 @@ def test_processes_of_a_level_share_no_kernel() -> None:
     assert kernels._part("linear_int8") == kernels._part("expert_linear_int8") == "products"
 
 
+def test_the_benchmark_of_starts_says_what_it_lacks(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fresh.setattr(shipped, "SHIPPED", str(tmp_path))
+    with pytest.raises(BackendError, match=r"no start to measure: run \./dev kernels in a clone"):
+        start.main(["--rounds", "1"])
+
+
+@needs_libraries
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is held")
 def test_the_benchmark_of_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

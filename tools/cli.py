@@ -18,12 +18,12 @@ import os
 import re
 import sys
 import traceback
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..dataclass import dataclass
 from ..errors import InputError, MiaotuiError, PlanError, ProfileError
 from ..interpreters import check_interpreter, check_room, not_imported
 from .notes import warnings_as_notes

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..runtime.cpu.levels import LEVELS, TWINS, Level, Twin
 from ..runtime.cpu.link import KERNELS
 from ..runtime.cpu.object_files import SECTION_UNDEFINED, symbols
 from ..runtime.cpu.shipped import MANIFEST, SHIPPED
+from .clashes import check_clashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -84,7 +86,9 @@ def compile_ahead(folder: Path, machine: str) -> dict[str, Any]:
             probe = Path(made) / "probe.o"
             probe.write_bytes(_probe())
             libraries |= _linked(link, Path(PROBE).stem, [probe], folder)
+    checks = {file: zlib.crc32((folder / file).read_bytes()) for file in libraries}
     told = {"sources": sources().hex(), "versions": _versions(), "machine": machine, "libraries": libraries}
+    told["checks"] = checks
     (folder / MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
 
@@ -96,7 +100,7 @@ def _made(machine: str) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     wanted = {"sources": sources().hex(), "versions": _versions(), "machine": machine}
-    return told if all(told.get(name) == value for name, value in wanted.items()) else None
+    return told if "checks" in told and all(told.get(name) == value for name, value in wanted.items()) else None
 
 
 def _versions() -> dict[str, str]:
@@ -140,6 +144,7 @@ def _linked(link: Sequence[str], name: str, objects: Iterable[Path], folder: Pat
     """Make a library of objects; its file and SHA-256. Errors: `BackendError`."""
     # Of what several share the first's is linked: the level's own before those of twins, which not every CPU can run.
     objects = sorted(objects, key=lambda o: (o.name.count(".") > 1, o.name))
+    check_clashes(name, objects)
     named = [pair for o in objects for pair in symbols(o.read_bytes())]
     missing = {symbol for symbol, section in named if section == SECTION_UNDEFINED}
     outside = missing - {symbol for symbol, section in named if section != SECTION_UNDEFINED} - OUTSIDE

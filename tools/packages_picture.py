@@ -29,7 +29,7 @@ BANDS = {
     "errors": "what any module may import",
 }
 #: Modules at the root that lie in the lowest band.
-LOWEST = ("errors", "handlers", "once")
+LOWEST = ("dataclass", "digest", "errors", "handlers", "once")
 WIDTH, LEFT, PAD, LINE, BOX_HEIGHT, BOXES, GAP = 1080, 24, 14, 17, 44, 3, 44
 FITS = 34  # characters of the small type that fit a box
 ARROWS = 330  # the strip at the right that arrows run through

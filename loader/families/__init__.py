@@ -1,48 +1,22 @@
-"""Families as data: each module holds one family's tables and a short function; `FAMILIES` finds it by `model_type`."""
+"""Families as data: each module holds some families' tables and short functions; `FAMILIES` finds one by `model_type`.
+
+A module is imported when one of its families is first asked for: a model is of one of them.
+"""
 
 from __future__ import annotations
 
-from .albert import ALBERT
-from .apertus import APERTUS
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from .around import left_out, taken_out
-from .bart import BART, BLENDERBOT, BLENDERBOT_SMALL, M2M100, MARIAN, MBART, PEGASUS
 from .base import Family, Part, Resolved, layer_type, piece_name, resolve_with, shared_numbers
-from .bert import BERT, CAMEMBERT, ELECTRA, ROBERTA, XLM_ROBERTA
-from .bloom import BLOOM
-from .cohere import COHERE, COHERE2
-from .deberta import DEBERTA_V2
-from .distilbert import DISTILBERT
-from .eurobert import EUROBERT
-from .falcon import FALCON
-from .gemma import GEMMA
-from .gemma2 import GEMMA2, GEMMA3_TEXT
-from .glm import GLM, GLM4
-from .gpt2 import GPT2
-from .gpt_kin import GPT_BIGCODE, GPT_NEO, GPTJ
-from .gpt_neox import GPT_NEOX
 from .heads import as_classifier
-from .hunyuan import HUNYUAN
-from .llama import LLAMA
-from .llama_kin import ARCEE, ERNIE, EXAONE4, GRANITE, HELIUM, MINISTRAL, SEED_OSS, SMOLLM3
-from .mistral import MISTRAL
-from .modernbert import MODERNBERT
-from .moe import MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE
-from .mpnet import MPNET
-from .mpt import MPT
-from .nemotron import NEMOTRON
-from .nomic_bert import NOMIC_BERT
-from .olmo import OLMO, OLMO2, OLMO3
-from .opt import OPT
-from .phi import PHI, PHI3
-from .qwen2 import QWEN2
-from .qwen3 import QWEN3
-from .stablelm import STABLELM
-from .starcoder2 import STARCODER2
-from .t5 import MT5, T5, UMT5
-from .xglm import XGLM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
-    "AROUND",
     "FAMILIES",
     "KINDS",
     "OTHERS",
@@ -58,25 +32,79 @@ __all__ = [
     "taken_out",
 ]
 
-_DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, NEMOTRON)
-_ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, DISTILBERT, MPNET, DEBERTA_V2)
-_LLAMAS = (GRANITE, SMOLLM3, SEED_OSS, HELIUM, ERNIE, ARCEE, MINISTRAL, HUNYUAN, EXAONE4, GEMMA, GLM, GLM4, PHI3)
-_OTHERS = (OLMO, OLMO2, OLMO3, STABLELM, PHI, GPT_NEOX, STARCODER2, COHERE, COHERE2, OPT, GPTJ, GPT_NEO, GPT_BIGCODE)
-_SCORED = (GEMMA2, GEMMA3_TEXT, BLOOM, MPT, FALCON)
-_LATER = (APERTUS, XGLM)
-_EXPERTS = (MIXTRAL, QWEN2_MOE, QWEN3_MOE, OLMOE)
-_ROTARY = (MODERNBERT, NOMIC_BERT, EUROBERT)
-_T5 = (T5, MT5, UMT5)
-_BARTS = (BART, MBART, MARIAN, PEGASUS, BLENDERBOT, BLENDERBOT_SMALL, M2M100)
-#: By kind, for who asks what is read.
-KINDS = {
-    "decoders": (*_DECODERS, *_LLAMAS, *_OTHERS, *_SCORED, *_LATER, *_EXPERTS),
-    "encoders": (*_ENCODERS, *_ROTARY),
-    "encoder-decoders": (*_T5, *_BARTS),
+#: Modules of this folder, and the `model_type` of each family in them.
+_DECODERS = {
+    "llama": ("llama",),
+    "mistral": ("mistral",),
+    "qwen2": ("qwen2",),
+    "qwen3": ("qwen3",),
+    "gpt2": ("gpt2",),
+    "nemotron": ("nemotron-nas",),
+    "llama_kin": ("granite", "smollm3", "seed_oss", "helium", "ernie4_5", "arcee", "ministral", "exaone4"),
+    "hunyuan": ("hunyuan_v1_dense",),
+    "gemma": ("gemma",),
+    "gemma2": ("gemma2", "gemma3_text"),
+    "glm": ("glm", "glm4"),
+    "olmo": ("olmo", "olmo2", "olmo3"),
+    "stablelm": ("stablelm",),
+    "phi": ("phi", "phi3"),
+    "gpt_neox": ("gpt_neox",),
+    "starcoder2": ("starcoder2",),
+    "cohere": ("cohere", "cohere2"),
+    "opt": ("opt",),
+    "gpt_kin": ("gptj", "gpt_neo", "gpt_bigcode"),
+    "bloom": ("bloom",),
+    "mpt": ("mpt",),
+    "falcon": ("falcon",),
+    "apertus": ("apertus",),
+    "xglm": ("xglm",),
+    "moe": ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
 }
-FAMILIES = {family.name: family for families in KINDS.values() for family in families}
-#: Checkpoints that hold a family's model among others, by the whole's `model_type`.
-AROUND = {family.around.name: family for family in FAMILIES.values() if family.around is not None}
+_ENCODERS = {
+    "bert": ("bert", "roberta", "xlm-roberta", "camembert", "electra"),
+    "albert": ("albert",),
+    "distilbert": ("distilbert",),
+    "mpnet": ("mpnet",),
+    "deberta": ("deberta-v2",),
+    "modernbert": ("modernbert",),
+    "nomic_bert": ("nomic_bert",),
+    "eurobert": ("eurobert",),
+}
+_SEQ2SEQ = {
+    "t5": ("t5", "mt5", "umt5"),
+    "bart": ("bart", "mbart", "marian", "pegasus", "blenderbot", "blenderbot-small", "m2m_100"),
+}
+
+
+class _Families(Mapping[str, Family]):
+    """From a `model_type` to its family."""
+
+    def __init__(self, *tables: Mapping[str, tuple[str, ...]]) -> None:
+        """`tables`: as above."""
+        self._modules = {name: module for table in tables for module, names in table.items() for name in names}
+        self._found = dict[str, Family]()
+
+    def __getitem__(self, name: str) -> Family:
+        """Errors: KeyError: there is no such family."""
+        if name not in self._found:
+            module = import_module(f".{self._modules[name]}", __name__)
+            self._found |= {f.name: f for f in vars(module).values() if isinstance(f, Family)}
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+FAMILIES = _Families(_DECODERS, _ENCODERS, _SEQ2SEQ)
+#: Names by kind, for who asks what is read.
+KINDS = {
+    "decoders": tuple(_Families(_DECODERS)),
+    "encoders": tuple(_Families(_ENCODERS)),
+    "encoder-decoders": tuple(_Families(_SEQ2SEQ)),
+}
 #: What is none of these: `model_type` -> what it is.
 OTHERS = {
     "deberta": "DeBERTa's first version, whose queries, keys and values share a matrix (deberta-v2 is of 2 and 3)",

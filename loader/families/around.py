@@ -6,9 +6,9 @@ Its config.json has the family's own keys in an object of their own; the tensors
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import ConfigError
 from ..files import quote
 from .base import SCORED

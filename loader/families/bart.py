@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import ConfigError
 from ...runtime.spec import Attention, Config, FeedForward, Shifted, Sinusoids, Stack
 from ..files import quote

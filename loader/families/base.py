@@ -6,9 +6,10 @@ nothing), ignored (in `ignored.py`, or in the family's own `harmless`), or unkno
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...dataclass import dataclass
 from ...errors import ConfigError
 from ..files import quote
 from ..roles import ROLES

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...dataclass import dataclass
 from ...errors import ConfigError
 from ...runtime.spec import Head
 from ..files import quote

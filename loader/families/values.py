@@ -7,9 +7,9 @@ a bool is no integer, a float is no integer, NaN and infinity are no numbers. Li
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import ConfigError
 from ..files import quote
 

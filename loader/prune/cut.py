@@ -5,9 +5,10 @@ A cut is a set of ranges for each axis of `roles`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ..ranges import as_ranges, spread
 from ..roles import in_plans
 from ..sizes import axis_size, d_head

@@ -34,7 +34,7 @@ def fingerprint(config: Config, checkpoint: Checkpoint | None = None) -> dict[st
 
 def check_model(plan: PrunePlan, config: Config, checkpoint: Checkpoint | None) -> None:
     """Every part of the plan's fingerprint must be this model's."""
-    mine = fingerprint(config, checkpoint)
+    mine = fingerprint(config, checkpoint) if plan.model else {}  # which reads every name in the file
     for name, value in plan.model.items():
         if name == "layout" and checkpoint is None:
             continue

@@ -44,7 +44,6 @@ from ..text.vocab_fallback import UNK, needed_rows, with_fallback_id
 from ..text.vocabulary import kept_ids
 from .compose import of_encoder
 from .forms import ENCODER, FORMS, Forms
-from .mergekit import SLICES, load_plan, plan_of
 from .named import check_named, fingerprint
 from .plan import PrunePlan
 from .ratios import Selection, selected
@@ -76,6 +75,8 @@ def select(prune: Prune | None, opened: Opened) -> Selection:
         except (PlanError, InputError) as e:
             raise forms.named(e) from None
     if isinstance(prune, dict):
+        from .mergekit import plan_of  # noqa: PLC0415 - few need it
+
         return _resolved(plan_of(prune, opened=opened), opened)
     if isinstance(prune, PrunePlan):
         return _resolved(prune, opened)
@@ -88,6 +89,8 @@ def _forms(prune: Prune) -> Forms | None:
     if isinstance(prune, Forms):
         return prune
     if isinstance(prune, dict):
+        from .mergekit import SLICES  # noqa: PLC0415 - few need it
+
         return None if prune.keys() & {"format", SLICES} else Forms(prune)
     if isinstance(prune, str) and "=" in prune and not _is_file(prune):
         return Forms.of_text(prune)
@@ -121,6 +124,8 @@ def parse_prune(prune: Prune | None, opened: Opened) -> PrunePlan | None:
 
 
 def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
+    from .mergekit import load_plan  # noqa: PLC0415 - few need it
+
     unknown = [name for name in forms if name not in FORMS]
     if unknown:
         near = get_close_matches(str(unknown[0]), FORMS, 1)

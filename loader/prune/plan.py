@@ -30,12 +30,13 @@ is cut of both. The layers of an encoder-decoder that have no other name are its
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import PlanError
 from ..files import quote, read_json_object
 from ..paths import as_path

@@ -7,13 +7,12 @@ leave is put in twice: as many as there will be, and then the ones that were cho
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ..sizes import sizes_of
 from .compiled import compile_plan, with_shares
-from .rank_ffn import count_of, weightiest
-from .rank_width import dimensions, weightiest_dimensions
 
 if TYPE_CHECKING:
     from ..open import Opened
@@ -46,6 +45,9 @@ class Selection:
         """With the shares turned into indices, the weightiest; reads the matrices that rank them."""
         if not self.ranks:
             return self
+        from .rank_ffn import weightiest  # noqa: PLC0415 - few need it
+        from .rank_width import weightiest_dimensions  # noqa: PLC0415 - as above
+
         plan, base = self.plan, self.base
         if plan.width_ratio is not None:
             plan = weightiest_dimensions(plan, opened, base)
@@ -73,6 +75,9 @@ def _plain(plan: PrunePlan) -> PrunePlan:
 
 def _assumed(plan: PrunePlan, base: Cut) -> PrunePlan:
     """The plan with any indices in place of its shares, as many as these will leave."""
+    from .rank_ffn import count_of  # noqa: PLC0415 - few need it
+    from .rank_width import dimensions  # noqa: PLC0415 - as above
+
     config, width, ffn = base.before, plan.width, dict(plan.ffn)
     encoder = plan.encoder
     if encoder is not None and base.encoder is not None:

@@ -8,13 +8,14 @@ order, before zeros are put in. Two loads with equal hashes and equal actions ha
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
+from ...digest import sha256
 from ..load_plan import can_be_sparse
 from ..source import read, spans_by_file, stored
 from .plan import PrunePlan
@@ -81,7 +82,7 @@ class Receipt:
 
     def digest(self) -> str:
         """SHA-256 of all of this, as hexadecimal digits: what was loaded, for a log."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
@@ -186,7 +187,7 @@ def _entry(source: Source) -> Entry:
 
 
 def _sha256(source: Source, checkpoint: Checkpoint) -> str:
-    tensor, digest = stored(source, checkpoint), hashlib.sha256()
+    tensor, digest = stored(source, checkpoint), sha256()
     if source.prequantized:
         digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()

@@ -21,9 +21,9 @@ equally long, so that threads share the work evenly. N:M: Mishra et al. 2021, ar
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from ...dataclass import dataclass
 from ...errors import PlanError
 from ..files import quote
 from ..ranges import count_named, read_indices, show

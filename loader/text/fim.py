@@ -7,9 +7,9 @@ trained with this order, besides others. Control tokens that stand in prefix or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from .control import ControlTokens
 from .token_bytes import token_bytes

@@ -5,9 +5,10 @@ Offsets count code points of the text as it was given; `tokenizers` keeps them t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from ...dataclass import dataclass
 from ...errors import InputError
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import BackendError, InputError, shown
 from ..expressions import takes_long
 from .bounds import check_schema

@@ -8,9 +8,9 @@ decoders drop a space, so a token may have other bytes there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...once import once
 from .vocab_fallback import printable_bytes

@@ -14,11 +14,11 @@ and skipped when ids are decoded. One that is in no vocabulary gets the next id.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken
 
+from ...dataclass import dataclass
 from ...errors import TokenizerError
 from ..families import FAMILIES
 from ..files import quote, read_json_object

@@ -26,15 +26,14 @@ from ...runtime.memory import memory_named
 from ..files import looks_like, printable, quote, read_bytes
 from ..paths import is_there
 from .chat_template import Chats
-from .clean_up import CleanUp, clean_up
 from .growth import check_growth
-from .pieces import windows
 from .template_files import ChatTemplates
 from .token_files import read_token_files, tokenizer_class, with_prefix_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from .clean_up import CleanUp
     from .pieces import Cutting, Pieces
     from .token_files import TokenFiles
 
@@ -114,7 +113,11 @@ class Tokenizer(Chats):
         self.unsettled_ids = frozenset(bytes_of)
         tidies = files.config.get("clean_up_tokenization_spaces") is True
         told = files.config.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output") is True
-        self.filtered = CleanUp if tidies and (told or not bpe) else None
+        self.filtered = None
+        if tidies and (told or not bpe):
+            from .clean_up import CleanUp  # noqa: PLC0415 - few need it
+
+            self.filtered = CleanUp
 
     @classmethod
     def from_directory(cls, path: str | Path) -> Tokenizer:
@@ -170,6 +173,8 @@ class Tokenizer(Chats):
         if pair is not None:
             check_text(pair)
         with _panics_as_errors(self._where, "encode a text"):
+            from .pieces import windows  # noqa: PLC0415 - few need it
+
             return windows(self._inner, text, pair, cutting, add_special_tokens=add_special_tokens)
 
     def joined(self, tokens: Sequence[str]) -> str:
@@ -190,7 +195,11 @@ class Tokenizer(Chats):
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids. An id without a token gives nothing: embeddings are often padded beyond the vocabulary."""
         text = self.spelled(ids, skip_special_tokens=skip_special_tokens)
-        return text if self.filtered is None else clean_up(text)
+        if self.filtered is None:
+            return text
+        from .clean_up import clean_up  # noqa: PLC0415 - few need it
+
+        return clean_up(text)
 
     def spelled(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """As `decode`, before the clean-up that tokenizer_config.json may ask for."""

@@ -8,10 +8,10 @@ absent: it is compiled again. Several processes may start at once: at worst one 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 
+from ...digest import sha256
 from .target import code_key
 
 __all__ = ["CACHE", "cache_directory", "no_directory", "read", "unwritable", "writable", "write"]
@@ -86,4 +86,4 @@ def _file(directory: Path, name: str) -> Path:
 
 
 def _seal(name: str, code: bytes, key: str | None) -> bytes:
-    return hashlib.sha256(f"{key or code_key()} {name}\n".encode() + code).digest()
+    return sha256(f"{key or code_key()} {name}\n".encode() + code).digest()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 from pathlib import Path
+
+from ...digest import sha256
 
 __all__ = ["SETTINGS", "debugging", "named_cpu", "sources"]
 
@@ -38,7 +39,7 @@ def named_cpu() -> tuple[str | None, str | None]:
 
 def sources() -> bytes:
     """A hash of every file that compiled code is made of."""
-    here, h = Path(__file__).parent, hashlib.sha256()
+    here, h = Path(__file__).parent, sha256()
     for f in sorted([*here.rglob("*.py"), *(here.parent / f"{name}.py" for name in _OUTSIDE)]):
         h.update(f.read_bytes())
     return h.digest()

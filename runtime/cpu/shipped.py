@@ -8,11 +8,11 @@ code that only compiling can give (MIAOTUI_DEBUG, NUMBA_CPU_NAME), and for a CPU
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
 import platform
 import sys
+import zlib
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,7 +52,8 @@ def symbol(name: str, twin: str = "") -> str:
 def manifest() -> dict[str, Any] | None:
     """What the build says of its libraries; None where there are none, or they are of other sources than ours.
 
-    `sources`: `environment.sources` in hexadecimal; `versions`: of Numba and LLVM; `libraries`: file -> its SHA-256.
+    `sources`: `environment.sources` in hexadecimal; `versions`: of Numba and LLVM; `libraries`: file -> its SHA-256,
+    to compare builds by; `checks`: file -> its CRC-32, by which a start compares what it opens.
     """
     data = _read(MANIFEST)
     if data is None:
@@ -158,10 +159,13 @@ def addresses(names: Iterable[str]) -> dict[str, int]:
 
 @cache
 def _opened(file: str) -> ctypes.CDLL:
-    """A library of the build, whole as its manifest says. Errors: `BackendError`."""
+    """A library of the build, whole as its manifest says. Errors: `BackendError`.
+
+    By its check sum: SHA-256 would bring OpenSSL into every process, and what is damaged was not made to be so.
+    """
     told, data = manifest(), _read(file)
-    whole = None if told is None else told["libraries"].get(file)
-    if data is None or hashlib.sha256(data).hexdigest() != whole:
+    whole = None if told is None else told["checks"].get(file)
+    if data is None or zlib.crc32(data) != whole:
         msg = f"{file}: {'is not there' if data is None else 'is damaged'}; install miaotui again"
         raise BackendError(msg)
     path = Path(__file__).parent / SHIPPED / file

@@ -6,7 +6,6 @@ That is this machine's, unless a build aims at another (`aim`), or code that cam
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...digest import sha256
 from ...errors import BackendError
 from ..memory import LIMITS
 from . import shipped
@@ -189,7 +189,7 @@ def _llvmlite_version() -> str:
 def code_key() -> str:
     """Names compiled code by everything it depends on: sources, versions, CPU, Numba's settings."""
     llvm = llvm_binding()
-    h = hashlib.sha256(_numba_version() + sources())
+    h = sha256(_numba_version() + sources())
     host = machine(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     used = sorted(feature for feature in FEATURES if _has(feature))
     settings = named_cpu(), [os.environ.get(name) for name in SETTINGS], debugging()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import BackendError
 from ..cpu.cache import cache_directory, read, write
 from ..locks import Lock

@@ -15,9 +15,10 @@ or where its calls would have to wait for each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ..arena import spans_overlap, waits
 from .kernels import ADVANCE, DRAWS, KERNELS
 from .kernels.fused import HERE, KINDS

@@ -6,11 +6,12 @@ begin at blocks of their own, so that small ones share the grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import BackendError
 from ..arena import waits
 from ..spec import Weight

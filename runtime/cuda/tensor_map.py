@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ...dataclass import dataclass
 
 __all__ = ["COLUMNS", "MAP_ALIGN", "MAP_BYTES", "PATTERN", "TensorMap"]
 

@@ -6,12 +6,13 @@ of the cache (`kvcache.py`). So they say nothing of which pages there are, nor o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ..kvcache import KEYS, KV_BYTES, PAGE, SINKS, padded
 from ..pages import FullError
 from ..rope import RopeTable

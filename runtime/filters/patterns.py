@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
 
+from ...dataclass import dataclass
 from ...errors import InputError, shown
 
 __all__ = ["Alternatives", "Assertion", "Chars", "Node", "Repeat", "Series", "parse", "width"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
+from ...dataclass import dataclass
 from ...errors import InputError, is_iterable, shown
 from ..parameters import check_names, one_of, switch, whole_number
 from .automaton import Automaton, Threads

@@ -6,9 +6,9 @@ in `Config` and which weights are there; nothing below names one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ...dataclass import dataclass
 from ..spec import Attention
 from .experts import mixture
 from .variants import attend, clipped, convolved, curved, groups_of, layer_normed, project, rotated, scaled

@@ -6,11 +6,11 @@ span's score is P(start) P(end) (Devlin et al. 2018, sections 4.2 and 4.3).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
 from .labels import softmax
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import InputError, MiaotuiError
 from .journal import Commit
 from .outputs import named

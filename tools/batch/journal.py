@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.files import quote, reason
 from ...loader.write import write_whole

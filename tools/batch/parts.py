@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.files import quote, reason
 from .journal import read_journal

@@ -10,9 +10,10 @@ import csv
 import hashlib
 import json
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.files import quote, reason
 

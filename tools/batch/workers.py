@@ -13,11 +13,11 @@ import signal
 import threading
 import warnings
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass
 from io import TextIOBase
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import MemoryLimitError, MiaotuiError, MiaotuiWarning
 from .parts import Part, do_part
 

@@ -20,12 +20,13 @@ import re
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import BackendError, InputError
 from ...runtime.cuda.interpreter import WAYS
 from ...runtime.sequence import Sequence

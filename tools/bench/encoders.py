@@ -19,13 +19,13 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import BackendError, InputError
 from ...runtime.encoding import Whole, encoded
 from . import compare

@@ -7,12 +7,13 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import BackendError, InputError
 from . import compare
 from .compare import Worker, converted, worker_command

@@ -20,12 +20,12 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.prune.plan import PrunePlan
 from .compare import QUANTIZED, Plan, Worker, by_turns, our_command

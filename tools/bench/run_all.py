@@ -15,10 +15,10 @@ import json
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from .compare import QUANTIZED, pythons
 from .gemm import table as gemm_table
 from .peers import PEERS

@@ -16,10 +16,10 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import BackendError
 from .shared import print_out
 

@@ -5,7 +5,7 @@
 A start is a fresh process that loads a model and draws one token; its seconds run from just before it is asked for to
 that token, and its peak is the largest resident set (`VmHWM`). The included story model starts by turns with the
 package's own kernels and with those in Numba's cache (`MIAOTUI_CPU=jit`), which a start before filled. `--model`:
-seconds from `load` to the first token of two ids, in a process that has imported the package, files in the page cache;
+seconds from `load` to the likeliest id after two, in a process that has imported the package, files in the page cache;
 reading the tokenizer is timed apart, afterwards. `--cold`: the same with nothing of the model's files in the page
 cache (what `posix_fadvise` lets go of), next to the time that reading these files from end to end takes, from as cold;
 by turns.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendError, InputError
+from ...runtime.cpu import shipped
 from ..demo import path as demo_path
 from .roofline import machine, versions
 from .shared import paired, print_out, public_command
@@ -50,7 +51,7 @@ import json, sys, time, numpy, miaotui, miaotui.model, miaotui.runtime.session
 began = time.perf_counter()
 with miaotui.load(sys.argv[1], max_context=256) as model:
     ready = time.perf_counter()
-    next(iter(model.tokens([1, 2], max_new_tokens=1, ignore_eos=True)))
+    int(model.last_logits([[1, 2]])[0].argmax())  # a stream would read the tokenizer first
     done = time.perf_counter()
     model.tokenizer.encode("a")
     read = time.perf_counter()
@@ -148,6 +149,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.cold is not None and not list(args.cold.glob("*.safetensors")):
         msg = f"--cold {args.cold.name}: has no .safetensors to read"
         raise InputError(msg)
+    if shipped.chosen() is None:
+        msg = (
+            "no kernels that came compiled are used here, so there is no start to measure: run ./dev kernels in a "
+            "clone (again after each change of a kernel), and leave "
+            f"{shipped.CPU}={shipped.JIT}, MIAOTUI_DEBUG and NUMBA_CPU_NAME unset"
+        )
+        raise BackendError(msg)
     facts: dict[str, Any] = {"start": starts(args.rounds)}
     facts["warm"] = {model.name: warm(model, min(5, args.rounds)) for model in args.model}
     if args.cold is not None:

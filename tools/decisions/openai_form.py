@@ -10,9 +10,9 @@ Source: the types of openai 3.57, `types/decision_create_params.py` and `types/d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import shown
 from . import answers
 from .questions import MOST_LEVELS, MOST_OPTIONS, MOST_QUESTIONS, Fault, Question, RefusedError, as_text

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ...dataclass import dataclass
 from ...errors import InputError, shown
 
 __all__ = ["MOST_OPTIONS", "MOST_QUESTIONS", "Fault", "Kind", "Question", "RefusedError", "as_text", "questions_of"]

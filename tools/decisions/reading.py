@@ -16,11 +16,12 @@ Each question is computed by itself, whatever else is asked: its probabilities h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import ConfigError, InputError, shown
 from ...loader.decision import FILE, Decision, read_decision
 from . import prompts

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import InputError, shown
 from ...loader.paths import as_path
 from .columns import FIELDS, Columns

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import BackendError, InputError
 from ...loader.files import MAX_TEXT, first_bytes, parse_json, printable, quote
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.files import quote
 from .rows import contents, lines_of

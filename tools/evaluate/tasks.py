@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from .measured import Measured, Outcome
 from .metrics_answers import squad_scores
 from .metrics_classes import classes, entities

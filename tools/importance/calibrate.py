@@ -29,12 +29,13 @@ X^T X is a product by NumPy's BLAS: the same on one machine, but perhaps not in 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.files import quote
 from ...loader.roles import LINEAR, PLACES, READS, ROLES, role_of

@@ -6,11 +6,11 @@ A matrix is float64 [out, in]. Equal scores: the weight further to the right goe
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.prune.masks import largest
 

@@ -21,12 +21,13 @@ layers of either. What is not computed of them is refused.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import InputError, PlanError
 from ...loader.open import open_model
 from ...loader.prune.plan import PrunePlan

@@ -22,11 +22,11 @@ The head gets its norm's gains, and is a matrix of its own from then on, also wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import PlanError
 from ...loader.families import FAMILIES
 from ...loader.roles import AXES, READS

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import InputError, shown
 from .feature_extraction import FeatureExtraction
 from .fill_mask import FillMask

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import InputError, shown
 from ...loader.text.pieces import Cutting
 from ...runtime.parameters import one_of, switch, whole_number

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ...dataclass import dataclass
 
 if TYPE_CHECKING:
     from typing import TextIO

@@ -8,9 +8,10 @@ answer, which turns the text's pieces into deltas.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from ...dataclass import dataclass
 from ...runtime.asynchronous import merged
 from ...runtime.generate import retold
 from .errors import RequestError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.text.fim import infill_of
 from ...runtime.generate import check_ids

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, cast
 
+from ...dataclass import dataclass
 from ...runtime.constraints import CONSTRAINTS
 from .answers import Ask, Delta, Prompt
 from .errors import RequestError

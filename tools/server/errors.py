@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...errors import InputError, MemoryLimitError, MiaotuiError, TokenizerError
 from ...runtime.sampling import NotNumbersError
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+
+from ...dataclass import dataclass
 
 __all__ = ["DONE", "Event", "as_bytes", "to_json"]
 

@@ -7,12 +7,13 @@ import hmac
 import re
 import secrets
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...loader.files import read_text
 from .errors import RequestError, openai_error, problem_of

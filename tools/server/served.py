@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
+from ...dataclass import dataclass
 from ...loader.text.token_bytes import TokenBytes, token_bytes
 from ...once import once
 from .errors import RequestError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import ConfigError
 from ..decisions import system_one
 from ..decisions.questions import Fault, RefusedError

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.routing import Route
 
+from ...dataclass import dataclass
 from .answers import Answering
 from .errors import RequestError, openai_error, problem_of
 from .events import DONE, Event, as_bytes, to_json

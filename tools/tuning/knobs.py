@@ -7,9 +7,9 @@ that what one of them loses is seen by itself. A pruning plan is resolved once: 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import InputError, MiaotuiError
 from ...limits import PREFILL_CHUNK
 from ...load_options import LOAD_DEFAULTS

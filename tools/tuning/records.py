@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
+
+from ...dataclass import dataclass
 
 if TYPE_CHECKING:
     from .space import Point

@@ -8,10 +8,10 @@ points that have the same lossy levels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from ...dataclass import dataclass
 from ...errors import InputError, shown
 
 if TYPE_CHECKING:

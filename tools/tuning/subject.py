@@ -7,11 +7,12 @@ together (throughput). Each turn has prompts of its own: what the cache holds of
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from ...dataclass import dataclass
 from ...errors import InputError
 from ...runtime.floats import usual_floats
 from ..bench.quality import log_softmax

@@ -49,6 +49,16 @@ HALF = VECTORS // 2
 SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
 
 
+@jit
+def finish(p: Any, base: Any, place: Any, lanes: Any, lane_bytes: Any, norm: Any, j: Any, many: Any) -> None:
+    """Dimensions from j on of the query that is the batch's `place`th: its lanes folded, by its weights' sum."""
+    d, total = arg(p, D), splat(ldf(norm))
+    y = base + arg(p, Y) + 4 * place * d
+    for c in range(many):
+        k = j + 16 * c
+        store_tail(y + 4 * k, div(fold_lanes(lanes + c * VECTOR, lane_bytes), total), d - k)
+
+
 def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
     """The walk over a cache of this dtype; `scores_kind`: see `attention_scores.py`; `cross`: of an encoder's text."""
     size, scaled, table_word = KV_BYTES[kind], kind == "int8", Q_ENCODER if cross else Q_TABLES
@@ -60,15 +70,6 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
     plan = plan_of(seen)
     by_page, by_lane = values_of(TILE, kind)
     by_page_of_one, by_lane_of_one = values_of(1, kind)
-
-    @jit
-    def finish(p: Any, base: Any, place: Any, lanes: Any, lane_bytes: Any, norm: Any, j: Any, many: Any) -> None:
-        """Dimensions from j on of the query that is the batch's `place`th: its lanes folded, by its weights' sum."""
-        d, total = arg(p, D), splat(ldf(norm))
-        y = base + arg(p, Y) + 4 * place * d
-        for c in range(many):
-            k = j + 16 * c
-            store_tail(y + 4 * k, div(fold_lanes(lanes + c * VECTOR, lane_bytes), total), d - k)
 
     @jit
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ def _final(rows: int, kind: str) -> Any:
     return {"": scaled, "biased": adjusted, "relative": together}[kind]
 
 
+@cache  # kernels of each dtype share it
 def softmax_of(rows: int, kind: str) -> Any:
     """Scores of a tile's queries, [group of keys][block][16 lanes], to exp(score - largest); their sums to `sums`."""
     keys, fold_rows, top_rows = tile_folds(rows)

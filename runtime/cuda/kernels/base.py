@@ -8,12 +8,12 @@ registers on a GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ....dataclass import dataclass
 from ...ops import OPS
 from ..primitives import WARP, barrier, block, blocks, ld_i64, sld_f32, sst_f32, thread, threads, warp_sum
 from ..step import S_ROWS, S_START, S_T, S_TOKENS, T_POSITION, TOKEN_WORDS

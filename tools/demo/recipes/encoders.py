@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ....dataclass import dataclass
 from .wordpiece import CLS, MASK, PAD, SEP
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ....dataclass import dataclass
 from .pattern import Span, coined, filled, made_of, strange_name, strange_word, with_strange_words
 
 if TYPE_CHECKING:

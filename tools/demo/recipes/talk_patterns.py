@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ....dataclass import dataclass
 from ..grammar import SLOTS
 from .pattern import made_of, strange_word
 

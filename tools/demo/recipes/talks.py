@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ....dataclass import dataclass
 from ..grammar import BOYS, FIRST, GIRLS, LAST, MIDDLE
 from .pattern import filled, strange_name
 from .sheets import Sheet

@@ -13,10 +13,10 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ....dataclass import dataclass
 from . import sheet_phrases as phrases
 from . import sheets
 from .pattern import Span, filled, strange_word, with_strange_words, words_in

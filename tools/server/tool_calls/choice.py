@@ -7,9 +7,10 @@ write Python or tags are held to JSON, of which a schema says all: a model that 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from ....dataclass import dataclass
 from ....errors import InputError
 from ....loader.text.grammar import embedded
 from .bare_json import LLAMA3_JSON

@@ -8,9 +8,9 @@ text is no sentence to anybody, and completing it would call what the model neve
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ....dataclass import dataclass
 from .deltas import Call, Content, Delta, Reasoning
 from .reading import BLANKS, Reading
 
