@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from miaotui.errors import InputError, MemoryLimitError
 from miaotui.tools.tuning import search as searching
+from miaotui.tools.tuning.effects import Effects
 from miaotui.tools.tuning.records import Limits, Row
 from miaotui.tools.tuning.search import FINALISTS, KEEP, SMALL, search
 from miaotui.tools.tuning.space import MAX_POINTS, Axis, Space
-from miaotui.tools.tuning.ties import MOST, NOISE, doubtful, equal
+from miaotui.tools.tuning.ties import LEAST, MOST, NOISE, doubtful, equal
 
 PAIR, LOSS = 2.0, 3.0  # seconds that a measurement takes, on the made-up clock
 
@@ -178,7 +179,7 @@ def noisy(seed, noise):
 
 
 def test_under_noise_the_choice_is_near_the_best_and_is_kept():
-    """Of 600 seeds: 97 of 100 runs within 5 %, 64 of 100 chosen again, 96 of 100 kept, 67 pairs."""
+    """Of 600 seeds: 97 of 100 runs within 5 %, 67 of 100 chosen again, 96 of 100 kept, 68 pairs."""
     told = [noisy(seed, 0.01) for seed in range(40)]
     assert sum(over <= 1.05 for first, second, *_ in told for over in (first, second)) >= 0.95 * 2 * len(told)
     assert sum(kept for *_, kept, _ in told) >= 0.95 * len(told)
@@ -243,6 +244,28 @@ def test_of_equally_fast_ones_the_least_loss_then_the_least_memory_is_chosen_aga
     for turn in range(6):
         shifted = dict(zip(points, [*list(noise.values())[turn:], *list(noise.values())[:turn]], strict=True))
         assert run(space, Table(shifted, losses, memory)).chosen.point == (0, 2)
+
+
+def test_who_would_be_preferred_is_compared_though_others_are_predicted_to_be_faster():
+    """The least loss that is as fast as the fastest, out of many that are: finalists are the fastest alone."""
+    space = Space(tuple(Axis(f"a{i}", tuple(range(4)), lossy=True) for i in range(3)))
+    levels = (1.0, 0.704, 0.703, 0.702)
+    seconds = {p: math.prod(levels[level] for level in p) for p in space.points()}
+    losses = {p: sum(p) / 10 for p in space.points()}
+    result = run(space, Table(seconds, losses), Limits(loss=1.0))
+    assert result.chosen.point == (1, 1, 1)
+    assert len(result.chosen.pairs) >= LEAST
+
+
+@given(separable())
+def test_effects_are_those_of_the_table(drawn):
+    space, seconds = drawn
+    points = [space.reference, *(p for _, p in space.singles())]
+    effects = Effects([Row(p, pairs=[(seconds[p], seconds[space.reference])]) for p in points], points[-1])
+    for point in space.points():
+        assert effects.of_point(point) == pytest.approx(math.log(seconds[point] / seconds[space.reference]), abs=1e-9)
+    few = Effects([Row(space.reference, pairs=[(1.0, 1.0)])], space.reference)
+    assert all(few.of_point(p) == (math.inf if any(p) else pytest.approx(0)) for p in space.points())
 
 
 def test_a_previous_choice_stays_while_it_is_nearly_as_good():

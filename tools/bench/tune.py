@@ -3,11 +3,12 @@
     python -m miaotui.tools.bench.tune [--model DIR] [--text FILE] [--minutes M] --journal GRID.jsonl [--out FILE]
 
 The search runs three times: twice from nothing, and then with the first's choice known, as `--out` keeps it. Every
-point of the grid is then measured with three pairs, as the search measures them, and its loss as there. All of it is
-kept in the journal, and a run that ended (`--minutes`) goes on when the same command is given again. In the end the
-chosen point and the grid's best are measured by turns, nine pairs each with the reference, so that luck in one of many
-measurements decides nothing. Without a text: the demo model's stories. The grid is a part of what `miaotui tune` looks
-at, which would take days: the record says which levels, and how many combinations there are of all (`--whole`).
+point of the grid is then measured with as many pairs as the search gives all whom it may choose, and its loss as
+there. All of it is kept in the journal, and a run that ended (`--minutes`) goes on when the same command is given
+again. In the end the chosen point and the grid's best are measured by turns, nine pairs each with the reference, so
+that luck in one of many measurements decides nothing. Without a text: the demo model's stories. The grid is a part
+of what `miaotui tune` looks at, which would take days: the record says which levels, and how many combinations
+there are (`--whole`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ..tuning.measure import ModelMeter
 from ..tuning.records import Limits
 from ..tuning.search import search
 from ..tuning.subject import TextSubject
+from ..tuning.ties import LEAST
 from .roofline import machine, versions
 from .shared import print_out, public_command
 
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Grid", "main"]
 
-PAIRS, FINAL, SEARCHES = 3, 9, 3
+PAIRS, FINAL, SEARCHES = LEAST, 9, 3
 #: Levels of the grid, where `--whole` does not ask for all of them.
 LEVELS = {
     "prefill_chunk": (128, 64),

@@ -11,8 +11,9 @@
    is within the limits. Medians are compared.
 5. The winner's neighbours on one axis that are predicted to be near it are halved with it, twice at most.
 6. Those within `NOISE` of the best count as equal, and the first of them in the order of loss, memory and the space is
-   chosen. Those of whom it is doubtful are measured again first (`ties`), with `EXTRA` pairs at most. A `previous`
-   choice stays while it is within `KEEP` of the best.
+   chosen. Who may be equal by what all pairs say (`effects`), and would be chosen then, is compared too, `FURTHER` at
+   most. Those of whom it is doubtful are measured again first (`ties`), with `EXTRA` pairs at most. A `previous` choice
+   stays while it is within `KEEP` of the best.
 
 A space of at most `SMALL` points is halved whole, without 1 to 3. Which of equal points is chosen is decided once, in
 the end: decided in every round, a choice could lose `NOISE` in each.
@@ -27,6 +28,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import MiaotuiError
+from .effects import Effects
 from .records import Result, Row
 from .ties import LEAST, NOISE, doubtful, equal
 
@@ -41,6 +43,8 @@ __all__ = ["KEEP", "search"]
 T = TypeVar("T")
 
 KEEP = 0.05
+#: Points that are compared because they would be preferred, at most; and how far their predicted time may be off.
+FURTHER, UNSURE = 8, 0.01
 FINALISTS = 8
 SMALL = 12
 #: Losses add only about: a sum up to this many times the limit is measured.
@@ -204,8 +208,41 @@ class _Search:
             pairs *= 2
         return None
 
+    def widen(self) -> None:
+        """Measure who may be as fast as the fastest and would be chosen then, the first of them first."""
+        tried: set[Point] = set()
+        for _ in range(FURTHER):
+            rows = self.ordered(self.rows[p] for p in self.compared)
+            point = self.further(rows, tried) if rows else None
+            if point is None:
+                return
+            tried.add(point)
+            self.compared.add(point)
+            row = self.row(point)
+            if self.may_lose(point):
+                while len(row.pairs) < LEAST and self.fits(row):
+                    self.time(point)
+
+    def further(self, rows: list[Row], tried: set[Point]) -> Point | None:
+        """Of points of which there are few pairs or none, the one to compare next."""
+        chosen, effects = equal(rows)[0], Effects(self.rows.values(), rows[0].point)
+        limit = effects.of_point(rows[0].point) + math.log(1 + NOISE) + UNSURE
+        key, wanted = (chosen.loss, chosen.memory, chosen.point), []
+        for point in self.space.points():
+            few = point not in self.rows or len(self.rows[point].pairs) < LEAST
+            if few and point not in tried and effects.of_point(point) <= limit:
+                loss = self.losses.get(self.space.lossy(point), self.predict(point)[1])
+                if isinstance(loss, float) and loss <= min(chosen.loss or 0.0, self.limits.loss):
+                    wanted.append((loss, point))
+        for loss, point in sorted(wanted):
+            row = self.row(point)
+            if not row.why and (loss, row.memory or 0, point) < key:
+                return point
+        return None
+
     def settle(self) -> None:
         """Measure those again of whom it is doubtful whether they are chosen: a second run should not choose others."""
+        self.widen()
         for _ in range(EXTRA // 2):
             row = doubtful(self.ordered(self.rows[p] for p in self.compared))
             if row is None:
