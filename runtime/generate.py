@@ -78,6 +78,8 @@ __all__ = [
 
 #: Most ids that may end an answer: more than any vocabulary has, and little memory.
 MAX_EOS = 2**22
+#: Of `guidance_scale`: more of any log-probability may be no float32.
+MOST_GUIDANCE = 10_000
 
 #: "eos": an end-of-sequence id was drawn; "stop": a stop string was completed, a block ended, or all that was asked
 #: for is there (`constraints.py`) and no id is an end; "length": `max_new_tokens` were drawn;
@@ -396,8 +398,8 @@ def _last_of(
     """What `GenerateParams` has of guidance, a watermark and numbers that are none. Errors: `InputError`."""
     scale, mark = given.pop("guidance_scale", 1.0), given.pop("watermarking_config", None)
     number = real(scale)
-    if number is None:
-        msg = f"guidance_scale={shown(scale)}: expected a finite number (1 is off)"
+    if number is None or abs(number) > MOST_GUIDANCE:
+        msg = f"guidance_scale={shown(scale)}: expected a number from -{MOST_GUIDANCE} to {MOST_GUIDANCE} (1 is off)"
         raise InputError(msg)
     made: dict[str, Any] = {"guidance": number}
     made["repairs"] = switch("remove_invalid_values", given.pop("remove_invalid_values", False))
