@@ -88,6 +88,15 @@ JSON = {
     "required": ["a"],
     "additionalProperties": False,
 }
+#: A word's beginning is a token, too, and may end there: no token is a dead end.
+REGEX, GRAMMAR = r"( w[13]\d?){2,5}", "start: pair pair? pair?\npair: / w[1-4][0-9]?/ / w[5-9]/"
+#: Ids that end an answer, but not at once, and likelier as it grows.
+ENDING = {
+    "ignore_eos": False,
+    "eos_token_id": [*range(0, N_VOCAB, 3)],
+    "min_new_tokens": 3,
+    "exponential_decay_length_penalty": (4, 1.3),
+}
 #: Of answers that may end before they are as long as they may be.
 SHORT: list[dict[str, Any]] = [
     {"schema": JSON},
@@ -95,6 +104,39 @@ SHORT: list[dict[str, Any]] = [
     {"choices": [" w1 w2 w3", " w1 w4", " w9", "".join(WORDS[10:20])], **DRAWN},
     {"stop_at": "block", **DRAWN},
     {"filters": BLOCKED, **DRAWN},
+    {"regex": REGEX, **DRAWN},
+    {"grammar": GRAMMAR, **DRAWN},
+    {**ENDING, **DRAWN},
+]
+#: Stages of a draw, in the usual order and in another, and what changes logits before them.
+STAGED: list[dict[str, Any]] = [
+    {"typical_p": 0.8, "epsilon_cutoff": 0.004, "eta_cutoff": 0.01, "presence_penalty": 0.7, **DRAWN},
+    {
+        "sampler_order": ["min_p", "xtc", "top_k", "temperature", "top_n_sigma"],
+        "min_p": 0.02,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.04,
+        "top_k": 30,
+        "temperature": 1.6,
+        "top_n_sigma": 1.4,
+        "seed": 5,
+    },
+    {"dynatemp_range": 0.9, "dynatemp_exponent": 1.5, "logit_bias": {3: 2.5, 9: -4}, **DRAWN},
+    {"adaptive": 3.5, "suppress_tokens": [1, 2, 3], "sequence_bias": {(5, 9): 3.0, (6,): -2.0}, **DRAWN},
+]
+#: Ids that never come, and that come at their places in a text, and at its end.
+FORCED: dict[str, Any] = {
+    "bad_words_ids": [[7], [11, 12], [30, 31, 32]],
+    "begin_suppress_tokens": [4, 8],
+    "forced_decoder_ids": [(i, 3 * i % N_VOCAB) for i in range(0, CONTEXT, 7)],
+    "forced_eos_token_id": 13,
+    "encoder_repetition_penalty": 1.4,
+}
+MARK = {"bias": 3.0, "seeding_scheme": "selfhash"}
+#: These read a second text, for which there may be no room.
+GUIDED: list[dict[str, Any]] = [
+    {"guidance_scale": 1.7, **DRAWN},
+    {"guidance_scale": 0.4, "watermarking_config": {}, "no_repeat_ngram_size": 2},
 ]
 HOWS: list[dict[str, Any]] = [
     {},
@@ -106,6 +148,10 @@ HOWS: list[dict[str, Any]] = [
     {"draft": False},
     {"draft": "ngram", **DRAWN},
     *SHORT,
+    *STAGED,
+    FORCED,
+    {"watermarking_config": MARK, **DRAWN},
+    *GUIDED,
     {"n": 2, **DRAWN},
     {"num_beams": 2, "num_return_sequences": 2},
 ]
@@ -117,10 +163,15 @@ PLACE: list[Path] = []  # of the checkpoints and the saved texts
 LENGTH = [1]  # ids that are drafted for a pass
 
 
-def assert_too_small(error: InputError, n: int, pages: int) -> None:
-    """Two beams of `n` tokens find no room in a cache of so many pages."""
-    assert "larger cache_tokens" in str(error), error
-    assert 2 * -(-n // PAGE) > pages, (error, n, pages)
+def may_lack_room(how: int) -> bool:
+    """Of answers that need room for two texts."""
+    return how == BEAMS or HOWS[how] in GUIDED
+
+
+def assert_too_small(error: InputError, how: int, n: int, pages: int) -> None:
+    """Two beams of `n` tokens, or one and what guides it, find no room in a cache of so many pages."""
+    assert ("larger cache_tokens" if how == BEAMS else "a second text is read with the answer") in str(error), error
+    assert (2 * -(-n // PAGE) if how == BEAMS else -(-n // PAGE) + 1) > pages, (error, n, pages)
 
 
 def as_many(_: Speculation, _seen: object, most: int, _texts: int) -> tuple[int, float]:
@@ -154,7 +205,8 @@ def adapter_of(kind: str, which: int) -> str | None:
 def alone(kind: str, prompt: Ids, how: int, n: int, adapter: str | None = None) -> list[list[int]]:
     """Every answer's ids."""
     lone(kind).session.kept.clear()
-    return ids_of_all(lone(kind).generate(prompt, max_new_tokens=n, ignore_eos=True, adapter=adapter, **HOWS[how]), how)
+    words = {"max_new_tokens": n, "ignore_eos": True, "adapter": adapter, **HOWS[how]}
+    return ids_of_all(lone(kind).generate(prompt, **words), how)
 
 
 @functools.lru_cache(maxsize=20_000)
@@ -186,6 +238,10 @@ def ids_of_all(out: miaotui.Generation, how: int) -> list[list[int]]:
         assert not hidden & set(re.findall(r"\w+", out.text))
     if asked.get("schema") is JSON and out.finish_reason == "stop":
         assert isinstance(json.loads(out.text)["a"], int)
+    if "regex" in asked and out.finish_reason == "stop":
+        assert re.fullmatch(REGEX, out.text)
+    if "grammar" in asked and out.finish_reason == "stop":
+        assert re.fullmatch(r"( w[1-4]\d? w[5-9])+", out.text)
     if "choices" in asked and out.finish_reason == "stop":
         assert out.text in asked["choices"]
     return [each.ids for each in (out, *out.alternatives)]
@@ -253,8 +309,8 @@ class Call:
     def check(self, kind: str, got: object, pages: int) -> None:
         """That what came is what it gets alone, or what its fate is. `pages`: of the cache."""
         wanted: Any = alone(kind, self.prompt, self.way, self.n, adapter_of(kind, self.adapter))
-        if self.way == BEAMS and isinstance(got, InputError):
-            assert_too_small(got, self.size + self.n, pages)
+        if may_lack_room(self.way) and isinstance(got, InputError):
+            assert_too_small(got, self.way, self.size + self.n, pages)
             return
         if self.raises and (HOWS[self.way] not in SHORT or isinstance(got, MineError)):
             assert isinstance(got, MineError), got
@@ -402,9 +458,9 @@ class Machine(RuleBasedStateMachine):
         try:
             got = self.model.generate_all(prompts, **words)
         except InputError as e:
-            if how != BEAMS:
+            if not may_lack_room(how):
                 raise
-            assert_too_small(e, max(size for _, size in calls) + n, self.model.session.pages.n_pages)
+            assert_too_small(e, how, max(size for _, size in calls) + n, self.model.session.pages.n_pages)
             return
         wanted = [alone(self.kind, prompt, how, n, adapter) for prompt in prompts]
         assert [ids_of_all(out, how) for out in got] == wanted
@@ -479,9 +535,9 @@ class Machine(RuleBasedStateMachine):
         try:
             got = ids_of_all(text.generate(ids, **call.words()), call.way)
         except InputError as e:
-            if call.way != BEAMS:
+            if not may_lack_room(call.way):
                 raise
-            assert_too_small(e, len(whole) + call.n, self.model.session.pages.n_pages)
+            assert_too_small(e, call.way, len(whole) + call.n, self.model.session.pages.n_pages)
             assert tuple(text.ids) == whole[: len(text)]
             return
         except MineError:
