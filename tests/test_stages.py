@@ -154,7 +154,7 @@ def entropy(row: np.ndarray) -> float:
     chance=st.integers(0, 2**53 - 1),
 )
 def test_the_other_stages_leave_what_their_formulas_do(seed, n, scale, grid, hidden, far, t, amount, bent, chance):
-    """Formulas of docs/sampling.md. One token, ties, tokens that are out, far ones and any spread are among the rows."""
+    """Formulas of docs/sampling.md. Among the rows: one token, ties, tokens that are out, far ones, any spread."""
     row = logits_of(seed, (n,), grid, scale)
     row[np.random.default_rng(seed).random(n) < hidden] = -np.inf
     row[: len(far)] = far[:n]
@@ -171,7 +171,8 @@ def test_the_other_stages_leave_what_their_formulas_do(seed, n, scale, grid, hid
     probability = 0.25 + bent / 4
     if np.abs(p - threshold).min() > 1e-9:
         top = np.flatnonzero(p >= threshold)
-        gone = set() if len(top) < 2 or chance * 2.0**-53 >= probability else set(top) - {top[row[top] == row[top].min()][-1]}
+        done = len(top) > 1 and chance * 2.0**-53 < probability
+        gone = set(top) - {top[row[top] == row[top].min()][-1]} if done else set()
         how = {"temperature": t, "xtc_probability": probability, "xtc_threshold": threshold}
         assert left(row, how, "temperature", "xtc", chance=chance) == sorted(set(left(row, how, "temperature")) - gone)
     # temperatures by the entropy H: greedy at 0, where the first of the largest is left
