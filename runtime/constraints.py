@@ -33,7 +33,7 @@ class Walk(Protocol):
     def fill(self) -> tuple[NDArray[np.uint32], bool]:
         """Ids that may come next, a bit each as in `Sampler.mask`, and whether the text may end here.
 
-        The mask is there until the next call, and its reader may change it. No id that ends an answer is in it.
+        The mask is there until the next call, and its reader may change it. An id that ends this answer may be in it.
         """
 
     def advance(self, token: int) -> None:
@@ -72,6 +72,8 @@ class Steered:
         self._name, self._sampler, self._first = constraint.name, sampler, first
         self._walk, self._pieces = constraint.begin(before, n_vocab), list[str]()
         self._ends, self._n_new = np.array(sorted({i for i in ends if i < n_vocab}), np.int64), 0
+        words = np.unique(self._ends >> 5)
+        self._end_bits = words, np.array([_bits(self._ends[self._ends >> 5 == word]) for word in words], np.uint32)
         self.whole = False
         # rules, penalties and functions of the caller's may forbid what alone is left: a draw then says so
         self._alone = type(sampler) is Sampler and sampler.changes is None and sampler.tells_ahead
@@ -110,8 +112,9 @@ class Steered:
         for token, (mask, may_end) in zip(drafted, self._walk.ahead(drafted), strict=False):
             if token in self._ends or not mask.any():
                 break
-            if may_end:
-                _add(mask, self._ends)
+            self._with_ends(mask, may_end=may_end)
+            if not mask.any():
+                break
             masks.append(mask)
         return masks
 
@@ -126,22 +129,30 @@ class Steered:
         self._sampler.must_end = False
         if self._first is not None:
             mask[:] = 0
-            _add(mask, np.array([self._first]))
+            mask[self._first >> 5] = 1 << (self._first & 31)
             return
+        self._with_ends(mask, may_end=False)
         goes_on = bool(mask.any())
         self.whole = self._sampler.must_end = may_end and not goes_on
         if may_end:
-            _add(mask, self._ends)
+            self._with_ends(mask, may_end=True)
         elif not goes_on:
             msg = (
                 f"{self._name}: after {self._n_new} tokens of the answer no token of the vocabulary can go on as is "
-                "asked for: it lacks a character that must come, or was cut (prune); ask for other characters"
+                "asked for: it lacks a character that must come, or was cut (prune), or ends the answer (eos_token_id)"
+                "; ask for other characters"
             )
             raise InputError(msg)
 
+    def _with_ends(self, mask: NDArray[np.uint32], *, may_end: bool) -> None:
+        """Ids that end the answer are no text of it: they come where the text may end, and nowhere else."""
+        words, bits = self._end_bits
+        mask[words] = mask[words] | bits if may_end else mask[words] & ~bits
 
-def _add(mask: NDArray[np.uint32], ids: NDArray[np.int64]) -> None:
-    np.bitwise_or.at(mask, ids >> 5, np.uint32(1) << (ids & 31).astype(np.uint32))
+
+def _bits(ids: NDArray[np.int64]) -> int:
+    """Of ids of one word of a mask."""
+    return sum(1 << int(i) for i in ids & 31)
 
 
 def constraint_of(

@@ -211,6 +211,31 @@ def test_the_seed_gives_the_same_text_before_and_after(model: miaotui.Model) -> 
     assert model.generate("Once", seed=3, **WILD).ids == plain
 
 
+@pytest.mark.parametrize("form", ["choices", "regex"])
+@pytest.mark.parametrize("draft", ["ngram", False])
+def test_an_id_that_ends_an_answer_is_no_text_of_it(model: miaotui.Model, form: str, draft: str | bool) -> None:  # noqa: FBT001 - drawn
+    """It comes where the text may end, though the form could go on with what it spells."""
+    texts = [" a b", " a c d", " a c d a", " b a b a b"]
+    asked: dict[str, Any] = {form: texts if form == "choices" else "|".join(texts)}
+    spelt = model.tokenizer.encode
+    pieces = [set(spelt(text, add_special_tokens=False)) for text in (" b", " c", " a")]
+    seen = set()
+    for token in sorted(set.union(*pieces)):
+        for seed in range(6):
+            try:
+                out = model.generate(
+                    "a", eos_token_id=token, max_new_tokens=40, temperature=3.0, seed=seed, draft=draft, **asked
+                )
+            except InputError as e:
+                assert "or ends the answer (eos_token_id)" in str(e)  # noqa: PT017 - one of two ends
+                seen.add("nothing else")
+            else:
+                assert out.text in texts
+                assert token not in out.ids[:-1]
+                seen.add(out.finish_reason)
+    assert seen == {"eos", "nothing else"}
+
+
 def test_other_parameters_go_with_choices(model: miaotui.Model) -> None:
     out = model.generate("Once", choices=["yes", "no"], logprobs=True, top_logprobs=2, repetition_penalty=1.3)
     assert out.text in {"yes", "no"}
