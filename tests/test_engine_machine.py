@@ -136,7 +136,7 @@ FORCED: dict[str, Any] = {
     "forced_eos_token_id": 13,
     "encoder_repetition_penalty": 1.4,
 }
-MARK = {"bias": 3.0, "seeding_scheme": "selfhash"}
+MARK = {"bias": 3.0, "greenlist_ratio": 0.5}
 #: These read a second text, for which there may be no room.
 GUIDED: list[dict[str, Any]] = [
     {"guidance_scale": 1.7, **DRAWN},
@@ -484,6 +484,7 @@ class Machine(RuleBasedStateMachine):
     def adapters_come_and_go(self, calls: list[Call], goes: int, comes: int, inside: bool, which: str) -> None:  # noqa: FBT001 - drawn
         """The guest that is there goes while others write, some with it, and another comes as soon as there is room."""
         if self.kind != "adapters":
+            self.ask(calls)
             return
         guests = Guests(self.model, goes, comes, which, inside=inside)
         names = [(None, *NAMES, *GUESTS)[call.adapter % 5] for call in calls]
