@@ -119,7 +119,7 @@ def fetch_whole(opened: Opened) -> None:
         return
 
     def order(info: TensorInfo) -> tuple[bool, bool, list[int], str, int]:
-        numbers = [int(n) for n in re.findall(r"(?<=\.)\d+(?=\.)", info.name)]
+        numbers = [int(n) for n in re.findall(r"(?<=\.)[0-9]{1,9}(?=\.)", info.name)]  # no layer has a longer one
         table = bool(info.shape) and info.shape[0] == config.n_vocab
         return table, not numbers, numbers, str(info.file), info.start
 

@@ -12,8 +12,10 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
+from miaotui.errors import CheckpointError
 from miaotui.loader import ahead, pack
 from mutation_families import small_config, write_fitting
+from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,6 +144,19 @@ def test_a_load_asks_for_layers_first_and_tables_last(
     monkeypatch.setattr(mine, "read_ahead", lambda *_: None)
     with miaotui.load(tmp_path, threads=1) as model:
         assert np.array_equal(model.logits([1, 2]), wanted)
+
+
+def test_a_tensor_with_a_number_of_5000_digits_is_refused_as_any_other(tmp_path: Path) -> None:
+    """More than Python reads; the order is looked for before anybody compares the file with config.json."""
+    write_checkpoint(tmp_path, small("llama"))
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {f"model.extra.{'1' * 5000}.x": np.zeros(1, np.float32)}, file)
+    told = []
+    for how in ({}, {"memory_limit": "1GiB"}):
+        with pytest.raises(CheckpointError, match=r"tensor 'model\.extra\..* is no part of") as e:
+            miaotui.load(tmp_path, threads=1, **how)
+        told.append(str(e.value))
+    assert told[0] == told[1]
 
 
 def test_what_is_not_wholly_read_waits_for_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
