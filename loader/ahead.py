@@ -72,7 +72,8 @@ def in_memory(file: Path, at: int) -> bool:
 
 
 def _fetch(spans: Sequence[Span], ended: Callable[[], bool]) -> None:
-    with Path(os.devnull).open("wb", buffering=0) as nowhere:
+    # without a descriptor nothing is fetched: it is no more than advice
+    with contextlib.suppress(OSError), Path(os.devnull).open("wb", buffering=0) as nowhere:
         for file, start, stop in _joined(spans):
             # whoever maps it says what is wrong with it; of a file system without splices nothing is fetched
             with contextlib.suppress(OSError), file.open("rb", buffering=0) as f:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import miaotui
@@ -110,6 +111,25 @@ def test_a_file_that_is_shorter_by_now_or_cannot_be_sent_ends_it(cold: Path, mon
         assert thread is not None
         thread.join(60)
         assert os.sendfile.call_count == 1  # type: ignore[attr-defined]
+
+
+def test_without_a_descriptor_nothing_is_fetched(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for the file nor for what it is sent to; it is no more than advice, and nobody is told."""
+    opened, of = type(cold).open, [os.devnull, str(cold)]
+    asked: list[str] = []
+
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
+        asked.append(str(self))
+        if str(self) == of[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(self))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(os, "sendfile", Mock())
+    monkeypatch.setattr(type(cold), "open", refuse)
+    for _ in range(2):
+        ahead._fetch([(cold, 0, SIZE)], never)
+        assert of.pop(0) in asked
+    assert not os.sendfile.called  # type: ignore[attr-defined]
 
 
 def test_more_than_half_of_memory_and_nothing_are_left_alone(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
