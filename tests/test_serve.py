@@ -339,6 +339,17 @@ def test_no_error_tells_where_a_model_lies(
     assert reply.error["message"] == "story/tokenizer.json: cannot encode a text"
 
 
+def test_a_model_without_a_tokenizer_tells_no_place(tmp_path: Path) -> None:
+    for file in demo.path().iterdir():
+        if file.is_file() and not file.name.startswith("token"):
+            (tmp_path / file.name).symlink_to(file)
+    with miaotui.load(tmp_path, threads=1, cache_tokens=64) as model:
+        reply = Client({"plain": model}).get("/tokenizer_info")
+    assert reply.status == 400
+    assert reply.error["message"].startswith("plain: no tokenizer.json; ")
+    assert str(tmp_path) not in reply.error["message"]
+
+
 @pytest.mark.parametrize(
     ("lies", "text", "told"),
     [
