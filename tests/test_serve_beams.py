@@ -12,6 +12,8 @@ from miaotui.tools import demo
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
+from miaotui.runtime.kvcache import PAGE
+from miaotui.runtime.turns import Turns
 from miaotui.tools.server.settings import Settings
 from serving import Client, Reply, asked
 
@@ -116,6 +118,40 @@ def test_a_search_that_nobody_waits_for_ends_and_others_are_answered(
                                                               early_stopping=True, max_new_tokens=4).text  # fmt: skip
     assert n <= 2 + 1 + 4  # two of the one that went; the prompt, and four steps
     assert len(client.state.admission) == client.state.admission.n_tokens == 0
+
+
+def test_a_search_that_waits_for_room_ends_when_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text that has the pages keeps them meanwhile."""
+    with miaotui.load(demo.path(), threads=1, max_context=256, cache_tokens=2 * PAGE) as model:
+        text = model.sequence()
+        text.feed([1] * (PAGE + 1))
+        wait, began, ended, loops = Turns._until_one_ends, asyncio.Event(), asyncio.Event(), list[Any]()
+
+        def seen(*args: Any) -> None:
+            loops[0].call_soon_threadsafe(began.set)
+            try:
+                wait(*args)
+            finally:
+                loops[0].call_soon_threadsafe(ended.set)
+
+        monkeypatch.setattr(Turns, "_until_one_ends", seen)
+
+        async def cancelled() -> None:
+            loops.append(asyncio.get_running_loop())
+            search = asyncio.ensure_future(model.agenerate(PROMPT, num_beams=2, max_new_tokens=40, ignore_eos=True))
+            async with asyncio.timeout(60):
+                await began.wait()
+            search.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await search
+            try:
+                async with asyncio.timeout(10):
+                    await ended.wait()
+            finally:
+                text.table.waiting.clear()  # or its thread would wait for ever
+
+        Turns.awaiting(text.table, lambda: asyncio.run(cancelled()))
+        assert text.table.n_pages == 2
 
 
 def test_the_tokens_of_all_beams_are_in_flight(models: dict[str, miaotui.Model]) -> None:
