@@ -27,7 +27,7 @@ from .kvcache import PAGE, pages_of
 from .pages import Caller, FullError
 from .parameters import switch
 from .penalties import Changes, Penalties
-from .sampling import exp, not_numbers, real, repaired
+from .sampling import all_forbidden, exp, not_numbers, real, repaired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -453,5 +453,14 @@ class _Run:
         return changes
 
     def searched(self) -> Searched:
-        """What it came to."""
+        """What it came to. Errors: `InputError`: it found nothing."""
+        state = self.state
+        if not any(there for _, _, there in state.finished):
+            if np.isneginf(state.scores[0]):
+                raise all_forbidden(len(self._prompt) + state.length - 2)
+            msg = (
+                f"num_beams={state.how.n}: no text has a score of more than {NONE:g}, as rules with "
+                "remove_invalid_values, penalties or biases make them; leave one out, or use smaller numbers"
+            )
+            raise InputError(msg)
         return Searched(self.state.found(), self._begins - self._began, self._ended - self._begins)

@@ -12,6 +12,7 @@ from miaotui.tools import demo
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
+from miaotui.errors import InputError
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.turns import Turns
 from miaotui.tools.server.settings import Settings
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PROMPT = "Once upon a time"
 FOUND = {"prompt": PROMPT, "max_tokens": 12, "num_beams": 3, "length_penalty": 0.5, "early_stopping": True}
+#: Ids of the included model.
+EVERY = list(range(1024))
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +79,37 @@ def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: 
         ({"logprobs": 0}, "num_beams", "do not go together"),
         ({"regex": "a+"}, "num_beams", "do not go together"),
         ({"num_beams": 32, "max_tokens": 500}, "num_beams", "cache_tokens"),
+        ({"mirostat": 2}, "mirostat", "nothing is drawn"),
+        ({"xtc_probability": 0.5, "n": 2}, "xtc_probability", "nothing is drawn"),
+        ({"top_p": 0.9}, "top_p", "nothing is drawn"),
+        ({"suppress_tokens": EVERY}, None, "no id may come after position"),
+        ({"suppress_tokens": EVERY, "remove_invalid_values": True}, "num_beams", "no text has a score"),
         ({"early_stopping": "always"}, "early_stopping", "always"),
     ],
 )
-def test_what_beams_do_not_do_is_refused(client: Client, more: dict[str, Any], param: str, said: str) -> None:
+def test_what_beams_do_not_do_is_refused(client: Client, more: dict[str, Any], param: str | None, said: str) -> None:
     reply = client.post(COMPLETIONS, {**FOUND, **more})
     assert (reply.status, reply.error["param"]) == (400, param), reply.body
     assert said in reply.error["message"]
+
+
+def test_temperature_0_says_that_nothing_is_drawn(client: Client) -> None:
+    plain = client.post(COMPLETIONS, FOUND).json["choices"]
+    assert client.post(COMPLETIONS, {**FOUND, "temperature": 0, "top_p": 0.9}).json["choices"] == plain
+
+
+@pytest.mark.parametrize("more", [{}, {"no_repeat_ngram_size": 1}])
+def test_a_search_and_a_draw_say_alike_that_no_id_may_come(
+    models: dict[str, miaotui.Model], more: dict[str, Any]
+) -> None:
+    """From the first token on, or once the only one that may come has come."""
+    left = EVERY[2:] if more else EVERY
+    said = []
+    for beams in (1, 2):
+        with pytest.raises(InputError, match="no id may come after position") as raised:
+            models["story"].generate("a", suppress_tokens=[*left, 1], max_new_tokens=4, num_beams=beams, **more)
+        said.append(str(raised.value))
+    assert said[0] == said[1]
 
 
 def test_a_search_that_nobody_waits_for_ends_and_others_are_answered(
