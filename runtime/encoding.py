@@ -15,9 +15,10 @@ import numpy as np
 from ..dataclass import dataclass
 from ..errors import InputError
 from .sequence import Sequence
+from .sharing import Ask, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from collections.abc import Sequence as Ids
 
     from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def encoded(
 
     Texts are taken from their source a pass at a time. Errors: `InputError`, by the text's number, before its pass.
     """
-    return _passes(session, texts, partial(_hidden, session, use))
+    return _passes(session, texts, "hidden", partial(_hidden, session), use)
 
 
 def fed(
@@ -86,9 +87,13 @@ def fed(
 
 
 def _passes(
-    session: Session, texts: Iterable[Whole], run: Callable[[list[Whole]], list[NDArray[np.float32]]]
+    session: Session,
+    texts: Iterable[Whole],
+    kind: str,
+    run: Callable[[list[Whole]], Iterable[NDArray[np.float32]]],
+    use: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> Generator[NDArray[np.float32], None, None]:
-    """`run` of as many texts as fit a pass, again and again."""
+    """`use` of each array of `run` of as many texts as fit a pass, again and again; threads share passes."""
     waiting: list[Whole] = []
     chunk = session.whole.chunk
     source, n = iter(texts), 0
@@ -104,7 +109,7 @@ def _passes(
             n += 1
         if waiting:
             size = session.whole.fitting([len(t.ids) for t in waiting])
-            yield from session.turn(partial(run, waiting[:size]))
+            yield from shared(session, Ask(kind, waiting[:size], partial(_fit, session), run, use))
             del waiting[:size]
 
 
@@ -118,7 +123,11 @@ def scored(session: Session, config: Config, texts: Iterable[Whole]) -> Generato
         raise InputError(msg)
     if config.seq2seq:
         return _judged(session, config, config.head, texts)
-    return _passes(session, texts, partial(_scores, session, config.head))
+    return _passes(session, texts, "scores", partial(_scores, session, config.head), lambda scores: scores)
+
+
+def _fit(session: Session, texts: list[Whole]) -> bool:
+    return session.whole.fitting([len(t.ids) for t in texts]) == len(texts)
 
 
 def _judged(
@@ -158,15 +167,12 @@ def _place(head: Head, ids: Ids[int]) -> int:
     return next((i for i in reversed(range(len(ids))) if ids[i] != head.padding), 0)
 
 
-def _hidden(
-    session: Session, use: Callable[[NDArray[np.float32]], NDArray[np.float32]], texts: list[Whole]
-) -> list[NDArray[np.float32]]:
-    """What is made of each text's rows before the next pass overwrites them."""
-    rows, at, out = session.whole.hidden(texts), 0, []
+def _hidden(session: Session, texts: list[Whole]) -> Iterator[NDArray[np.float32]]:
+    """Each text's rows: views, which the next pass overwrites."""
+    rows, at = session.whole.hidden(texts), 0
     for text in texts:
-        out.append(use(rows[at : at + len(text.ids)]))
+        yield rows[at : at + len(text.ids)]
         at += len(text.ids)
-    return out
 
 
 def check_whole(session: Session, text: Whole, what: str) -> None:

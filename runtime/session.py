@@ -18,6 +18,7 @@ from .memory import float_rows
 from .overflow import Sinks
 from .pages import FullError, Pages
 from .pools import Pools
+from .sharing import Ask, shared
 from .sources import Sources
 from .step import Batch
 from .whole import WholePasses
@@ -182,14 +183,18 @@ class Session(Pools):
         out, at = float_rows(len(sequences), width, "hidden" if hidden else "logits"), 0
         while at < len(sequences):
             size = max(1, self._fitting([len(s) for s in sequences[at : at + self.n_logits]]))
-            some = sequences[at : at + size]
-            out[at : at + size] = self.turn(partial(self._together, some, hidden=hidden, adapter=adapter))
+            run = partial(self._together, hidden=hidden, adapter=adapter)
+            ask = Ask(("last", hidden, adapter), list(sequences[at : at + size]), self._fit, run)
+            out[at : at + size] = shared(self, ask)
             at += size
         return out
 
     def fits(self, lengths: Ids[int]) -> bool:
         """Whether texts of these lengths are one pass of `last_logits`."""
         return self._fitting(lengths) == len(lengths)
+
+    def _fit(self, texts: Ids[Ids[int] | NDArray[np.int64]]) -> bool:
+        return self.fits([len(ids) for ids in texts])
 
     def _fitting(self, lengths: Ids[int]) -> int:
         """How many of the first texts of these lengths are one pass."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .pages import Pages, Table
+    from .sharing import Ask
 
     #: A table that keeps its pages, and who waits for it.
     Held = tuple[Table, list[weakref.ref[Caller]]]
@@ -64,6 +65,7 @@ class Turns(Lock):
         self.pages = pages
         self._closed = ""  # why no pass is taken any more
         self._relieve: Callable[[], None] | None = None  # what who waits for pages does for others meanwhile
+        self.asks: list[Ask] = []  # whole texts that wait for a turn (`sharing.py`)
 
     def turn(self, work: Callable[[], T], served: Callable[[], bool] = lambda: False) -> T:
         """Do work with the lock held. Threads that wait for a turn get theirs before who had the last gets another.

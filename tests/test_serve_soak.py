@@ -1,6 +1,7 @@
 """Soaks of the server. `./dev soak serve --minutes 0`: one round is ten minutes of 64 clients, then SIGTERM.
 
-`./dev soak serve-bodies --minutes 30`: a round is 2,000 bodies.
+`./dev soak serve-bodies --minutes 30`: a round is 2,000 bodies. `./dev soak serve-fuzz --minutes 0`: schemathesis,
+where it is installed, over a socket; over 20,000 requests in some ten minutes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,16 @@ import asyncio
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
+import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -135,6 +142,31 @@ def test_64_clients_and_an_end(request: pytest.FixtureRequest) -> None:
     assert load.wrong == []
     assert load.done["kill"] > 0
     assert sizes[1] - sizes[0] < GROWTH
+
+
+@pytest.mark.soak("serve-fuzz")
+def test_a_fuzzer_of_the_openapi_document_finds_no_fault(request: pytest.FixtureRequest) -> None:
+    """What schemathesis makes of the document, valid or not, is answered in a minute, and by no 5xx."""
+    program = shutil.which("schemathesis", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("schemathesis is not installed")
+    seed = str(request.config.getoption("--hypothesis-seed") or 0)
+    with serving() as (process, port):
+        root = f"http://127.0.0.1:{port}"
+        options = (
+            "--workers 4 --checks not_a_server_error --phases coverage,fuzzing --max-examples 1500 "
+            "--request-timeout 60 --suppress-health-check all --continue-on-failure --warnings off --no-color"
+        )
+        command = [program, "run", f"{root}/openapi.json", *options.split(), "--seed", seed]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
+        with urllib.request.urlopen(f"{root}/metrics", timeout=60) as told:  # noqa: S310 - ours
+            lines = re.findall(r'requests_total{.*status="(\d+)"} ([0-9.e+]+)', told.read().decode())
+        assert process.poll() is None
+    for status, n in lines:
+        soak.count(f"status {status}", int(float(n)))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert sum(float(n) for _, n in lines) >= 20_000
+    assert all(int(status) < 500 for status, _ in lines)
 
 
 #: What keeps answers short, and draws them from a model that there is, where the field is known.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +202,16 @@ def test_threads_share_passes(model: miaotui.Model, lone: miaotui.Model) -> None
     def ask(i: int) -> None:
         answers[i] = model.generate(prompts[i], max_new_tokens=40, ignore_eos=True, **HOW[i % 3]).ids
 
+    def all_ask() -> None:
+        end = time.monotonic() + 30
+        while len(model.session.engine._wants) < len(prompts) and time.monotonic() < end:
+            time.sleep(0.001)
+
+    first = threading.Thread(target=model.session.turn, args=(all_ask,))  # no pass before each has its thread
+    first.start()
     with counted(model) as sizes:
         in_threads(ask, len(prompts))
+    first.join()
     assert answers == {i: alone(lone, p, {"ignore_eos": True, **HOW[i % 3]}, 40) for i, p in enumerate(prompts)}
     assert len(sizes) < 40 * len(prompts) / 2, "each took its passes alone"
 

@@ -257,6 +257,26 @@ def test_who_would_be_preferred_is_compared_though_others_are_predicted_to_be_fa
     assert len(result.chosen.pairs) >= LEAST
 
 
+@pytest.mark.parametrize("previous", [(0, 0, 0), (0, 0, 1), (2, 1, 2)])
+def test_a_previous_choice_that_is_over_a_new_limit_of_memory_goes(previous):
+    space = Space(tuple(Axis(f"a{i}", (0, 1, 2)) for i in range(3)))
+    seconds = {p: 2.0 ** -sum(p) for p in space.points()}
+    memory = dict.fromkeys(space.points(), 5) | {previous: 9}
+    result = run(space, Table(seconds, memory=memory), Limits(memory=8), previous=previous)
+    assert result.chosen.point != previous
+    assert result.chosen.point == (2, 2, 2)
+
+
+def test_what_does_not_fit_takes_no_turn_of_who_would_be_preferred():
+    space = Space(tuple(Axis(f"a{i}", tuple(range(4)), lossy=True) for i in range(3)))
+    levels = (1.0, 0.704, 0.703, 0.702)
+    seconds = {p: math.prod(levels[level] for level in p) for p in space.points()}
+    losses = {p: sum(p) / 10 for p in space.points()}
+    memory = {p: 9 if sum(p) <= 5 else 5 for p in space.points()}
+    result = run(space, Table(seconds, losses, memory), Limits(memory=8, loss=1.0))
+    assert sum(result.chosen.point) == 6
+
+
 @given(separable())
 def test_effects_are_those_of_the_table(drawn):
     space, seconds = drawn

@@ -235,7 +235,7 @@ def _loaded(args: argparse.Namespace, path: str, adapters: list[tuple[str, str]]
     Pages of the cache are taken when texts come: without this check the kernel would kill the server then.
     """
     with suppress(OSError, RuntimeError):  # `Served.told` finds absolute paths alone
-        path = str(there.absolute()) if (there := Path(path).expanduser()).exists() else path
+        path = str(typed.absolute()) if (typed := Path(path).expanduser()).exists() else path
     own = argparse.Namespace(**{**vars(args), "model": path, "revision": None, "adapter": None, "adapters": adapters})
     if own.cache_tokens is None and own.device == "cpu":
         config = config_of(own)

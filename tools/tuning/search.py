@@ -45,6 +45,8 @@ T = TypeVar("T")
 KEEP = 0.05
 #: Points that are compared because they would be preferred, at most; and how far their predicted time may be off.
 FURTHER, UNSURE = 8, 0.01
+#: Points whose memory is predicted for that at a time, at most: a prediction takes milliseconds.
+PREDICTED = 64
 FINALISTS = 8
 SMALL = 12
 #: Losses add only about: a sum up to this many times the limit is measured.
@@ -229,14 +231,15 @@ class _Search:
         limit = effects.of_point(rows[0].point) + math.log(1 + NOISE) + UNSURE
         key, wanted = (chosen.loss, chosen.memory, chosen.point), []
         for point in self.space.points():
-            few = point not in self.rows or len(self.rows[point].pairs) < LEAST
+            seen = self.rows.get(point)
+            few = seen is None or (len(seen.pairs) < LEAST and self.fits(seen))
             if few and point not in tried and effects.of_point(point) <= limit:
                 loss = self.losses.get(self.space.lossy(point), self.predict(point)[1])
                 if isinstance(loss, float) and loss <= min(chosen.loss or 0.0, self.limits.loss):
                     wanted.append((loss, point))
-        for loss, point in sorted(wanted):
+        for loss, point in sorted(wanted)[:PREDICTED]:
             row = self.row(point)
-            if not row.why and (loss, row.memory or 0, point) < key:
+            if self.fits(row) and (loss, row.memory or 0, point) < key:
                 return point
         return None
 
@@ -250,7 +253,7 @@ class _Search:
             for _ in range(2):  # for one load
                 self.time(row.point)
         kept = None if self.previous is None else self.rows.get(self.previous)
-        while kept is not None and 0 < len(kept.pairs) < ENOUGH and not kept.why:
+        while kept is not None and self.fits(kept) and 0 < len(kept.pairs) < ENOUGH:
             self.time(kept.point)
         rows = self.ordered(self.rows[p] for p in self.compared)
         self.settled = [row for row in rows if len(row.pairs) >= LEAST] or rows

@@ -55,7 +55,7 @@ def tune(  # noqa: PLR0913 - keywords
     """
     began = time.perf_counter()
     kept = None
-    if previous is not None and previous.model == identity(opened):
+    if previous is not None and {"adapter": None} | dict(previous.model) == identity(opened):  # older ones name none
         kept = knobs.near(previous.load, int(previous.chosen.get("batch", 1)))
     with ModelMeter(path, opened, knobs, subject) as meter:
         left = replace(limits, seconds=limits.seconds - (time.perf_counter() - began))
