@@ -32,9 +32,14 @@ MORE = {
 
 def left(scores, how: dict, *stages: str, chance: int = 0, mu: float = 10.0) -> list[int]:
     """Ids that stages leave."""
+    return np.flatnonzero(after(scores, *stages, chance=chance, mu=mu, **how).weights).tolist()
+
+
+def after(scores, *stages: str, chance: int = 0, mu: float = 10.0, **how) -> Standing:
+    """A row and its temperature after stages."""
     row = Standing(np.array(scores, np.float32))
     staged(row, stages, SamplingParams(do_sample=True, seed=1, **how), chance, mu)
-    return np.flatnonzero(row.weights).tolist()
+    return row
 
 
 @settings(max_examples=300)
@@ -109,20 +114,82 @@ def test_known_answers():
 
 
 def test_a_temperature_that_follows_the_entropy():
-    def after(scores, **how) -> float:
-        row = Standing(np.array(scores, np.float32))
-        staged(row, ("temperature",), SamplingParams(do_sample=True, seed=1, **how), 0, 0.0)
-        return row.temperature
+    def heated(scores, **how) -> float:
+        return after(scores, "temperature", **how).temperature
 
     entropy = -math.fsum(math.exp(x) * x for x in map(float, P)) / math.fsum(math.exp(float(x)) for x in P)
     assert entropy == pytest.approx(1.3923, abs=1e-4)
-    assert after(P, temperature=0.9, dynatemp_range=0.5) == pytest.approx(0.4 + entropy / math.log(5), abs=1e-6)
+    assert heated(P, temperature=0.9, dynatemp_range=0.5) == pytest.approx(0.4 + entropy / math.log(5), abs=1e-6)
     bent = 0.4 + (entropy / math.log(5)) ** 2.5
-    assert after(P, temperature=0.9, dynatemp_range=0.5, dynatemp_exponent=2.5) == pytest.approx(bent, abs=1e-6)
-    assert after(np.zeros(7), temperature=0.9, dynatemp_range=0.5) == pytest.approx(1.4, abs=1e-12)
-    assert after(P, temperature=0.8, adaptive=1.2) == pytest.approx(0.8 * (entropy / 1.2 - 0.5), abs=1e-6)
-    assert after(P, temperature=0.8, adaptive=0.5) == 0.8
+    assert heated(P, temperature=0.9, dynatemp_range=0.5, dynatemp_exponent=2.5) == pytest.approx(bent, abs=1e-6)
+    assert heated(np.zeros(7), temperature=0.9, dynatemp_range=0.5) == pytest.approx(1.4, abs=1e-12)
+    assert heated(P, temperature=0.8, adaptive=1.2) == pytest.approx(0.8 * (entropy / 1.2 - 0.5), abs=1e-6)
+    assert heated(P, temperature=0.8, adaptive=0.5) == 0.8
     assert left(P, {"adaptive": 3.0, "temperature": 0.8}, "temperature") == [0]  # sharp enough: greedy
+
+
+def shares(row: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """exp(x / T) / sum exp(x / T), in float64."""
+    weights = np.exp((row.astype(np.float64) - row.max()) / temperature)
+    return weights / weights.sum()
+
+
+def entropy(row: np.ndarray) -> float:
+    """-sum p log p, in nats."""
+    p = shares(row)
+    return -math.fsum(p[p > 0] * np.log(p[p > 0]))
+
+
+@settings(max_examples=300)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.sampled_from([1, 2, 3, 33, 300]),
+    scale=st.sampled_from([1e-3, 0.3, 1, 3, 40, 1e4, 1e30]),
+    grid=st.sampled_from([1, 4, 2**20]),
+    hidden=st.sampled_from([0.0, 0.5, 1.0]),
+    far=st.sampled_from([(), (50.0,), (9.0, 9.0), (-3e38,), (3e38, -3e38)]),
+    t=st.sampled_from([0.3, 1.0, 1.7]),
+    amount=st.floats(0.01, 4),
+    bent=st.sampled_from([0.5, 1.0, 1.7]),
+    chance=st.integers(0, 2**53 - 1),
+)
+def test_the_other_stages_leave_what_their_formulas_do(seed, n, scale, grid, hidden, far, t, amount, bent, chance):
+    """Formulas of docs/sampling.md. Among the rows: one token, ties, tokens that are out, far ones, any spread."""
+    row = logits_of(seed, (n,), grid, scale)
+    row[np.random.default_rng(seed).random(n) < hidden] = -np.inf
+    row[: len(far)] = far[:n]
+    row[n // 2] = 0.5
+    alive = np.flatnonzero(row > -np.inf)
+    x = row[alive].astype(np.float64)
+    # top_n_sigma: x >= max - n sigma
+    kept = np.flatnonzero(after(row, "top_n_sigma", top_n_sigma=amount).alive)
+    sure = 1e-6 * (x.max() - x.min())
+    least = x.max() - amount * x.std()
+    assert set(alive[x >= least + sure]) <= set(kept) <= set(alive[x >= least - sure]) | {int(row.argmax())}
+    # xtc: of p >= threshold, at the temperature, all but the least likely; of equals the last stays
+    p, threshold = shares(row, t), min(amount / 8, 1.0)
+    probability = 0.25 + bent / 4
+    if np.abs(p - threshold).min() > 1e-9:
+        top = np.flatnonzero(p >= threshold)
+        done = len(top) > 1 and chance * 2.0**-53 < probability
+        gone = set(top) - {top[row[top] == row[top].min()][-1]} if done else set()
+        how = {"temperature": t, "xtc_probability": probability, "xtc_threshold": threshold}
+        assert left(row, how, "temperature", "xtc", chance=chance) == sorted(set(left(row, how, "temperature")) - gone)
+    # temperatures by the entropy H: greedy at 0, where the first of the largest is left
+    low, high, m = max(0.0, t - amount), t + amount, alive.size
+    by_range = low + (high - low) * (entropy(row) / math.log(m)) ** bent if m > 1 else t
+    for how, wanted in (
+        ({"dynatemp_range": amount, "dynatemp_exponent": bent}, by_range),
+        ({"adaptive": amount}, t * min(1.0, max(0.0, entropy(row) / amount - 0.5))),
+    ):
+        standing = after(row, "temperature", temperature=t, **how)
+        if wanted < 1e-5:
+            first = "adaptive" in how and entropy(row) < amount * (0.5 - 1e-9)
+            assert set(np.flatnonzero(standing.weights)) <= set(np.flatnonzero(row == row.max()))
+            assert not first or np.flatnonzero(standing.weights).tolist() == [row.argmax()]
+        else:
+            assert standing.temperature == pytest.approx(wanted, abs=1e-6)
+            assert standing.weights / standing.total == pytest.approx(shares(row, standing.temperature), abs=1e-12)
 
 
 def test_mirostat_follows_its_aim():
