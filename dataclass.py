@@ -2,8 +2,18 @@
 
 `dataclasses` writes each method of a class as text and compiles it: half a millisecond for a frozen class, and a story
 imports a hundred of them, of which it makes a few. Here one function serves every class for each method but `__init__`,
-which is compiled when somebody first makes an instance or looks at it. Fields, `replace`, `asdict`, inheritance,
-pickling and every error are those of `dataclasses`; what it offers besides (order, slots) is left to it.
+which is compiled when somebody first makes an instance or looks at it.
+
+As in `dataclasses`: what `field` takes, `KW_ONLY`, `ClassVar`, `fields`, `replace`, `asdict`, matching, pickling,
+signatures, which methods a class keeps or inherits, and errors, at the class or at the call. Frozen classes and others
+never inherit from each other, as in Python 3.12.
+
+Not as there:
+- `InitVar` is refused; order and slots are not offered.
+- A frozen class made here and one made by `dataclasses` do not inherit from each other.
+- `__dataclass_params__` does not name the options; a class without a docstring gets one that lists no fields.
+- Fields are compared as tuples are; Python 3.13 compares one by one.
+- `Parent.__eq__(child, other)` compares the child's fields, where the child has an `__eq__` made here.
 """
 
 from __future__ import annotations
@@ -48,23 +58,24 @@ class _Initializer:
 
 def _compiled(cls: type, *, frozen: bool) -> Callable[..., None]:
     """def __init__(self, …) of a class, from its fields."""
-    names: dict[str, Any] = {"_put": object.__setattr__, "_factory": FACTORY}
-    plain, by_name, lines = ["self"], list[str](), list[str]()
+    names: dict[str, Any] = {"__dataclass_put__": object.__setattr__, "__dataclass_factory__": FACTORY}
+    this = "__dataclass_self__" if any(f.name == "self" for f in fields(cls)) else "self"
+    plain, by_name, lines = [this], list[str](), list[str]()
     for f in fields(cls):
-        default, value = "", f.name
+        default, value, its = "", f.name, f"__dataclass_default_{f.name}__"
         if f.default_factory is not MISSING:
-            names[f"_default_{f.name}"] = f.default_factory
-            default, value = " = _factory", f"_default_{f.name}()"
-            value += f" if {f.name} is _factory else {f.name}" if f.init else ""
+            names[its] = f.default_factory
+            default, value = " = __dataclass_factory__", f"{its}()"
+            value += f" if {f.name} is __dataclass_factory__ else {f.name}" if f.init else ""
         elif f.default is not MISSING:
-            names[f"_default_{f.name}"] = f.default
-            default = f" = _default_{f.name}"
+            names[its] = f.default
+            default = f" = {its}"
         if f.init:
             (by_name if f.kw_only else plain).append(f.name + default)
         if f.init or f.default_factory is not MISSING:
-            lines.append(f"_put(self, {f.name!r}, {value})" if frozen else f"self.{f.name} = {value}")
+            lines.append(f"__dataclass_put__({this}, {f.name!r}, {value})" if frozen else f"{this}.{f.name} = {value}")
     if hasattr(cls, "__post_init__"):
-        lines.append("self.__post_init__()")
+        lines.append(f"{this}.__post_init__()")
     given = ", ".join([*plain, *(["*", *by_name] if by_name else [])])
     exec("\n ".join([f"def __init__({given}):", *(lines or ["pass"])]), names)  # noqa: S102 - words of ours, and fields
     made: Callable[..., None] = names["__init__"]
@@ -73,16 +84,21 @@ def _compiled(cls: type, *, frozen: bool) -> Callable[..., None]:
     return made
 
 
+def _owner(cls: type, name: str, method: Callable[..., object]) -> Any:  # noqa: ANN401 - a class that was decorated
+    """Whose fields one of the functions below is about: the nearest class that does not inherit it."""
+    return next(c for c in cls.__mro__ if vars(c).get(name) is method)
+
+
 @cache
 def _compared(cls: type) -> Callable[[object], Any]:
     """From an instance to the values that say whether two are equal."""
-    names = [f.name for f in fields(cls) if f.compare]
+    names = [f.name for f in fields(_owner(cls, "__eq__", _eq)) if f.compare]
     return attrgetter(*names) if names else lambda _: ()
 
 
 @cache
 def _hashed(cls: type) -> Callable[[object], Any]:
-    names = [f.name for f in fields(cls) if (f.compare if f.hash is None else f.hash)]
+    names = [f.name for f in fields(_owner(cls, "__hash__", _hash)) if (f.compare if f.hash is None else f.hash)]
     return attrgetter(*names) if names else lambda _: ()
 
 
@@ -99,7 +115,8 @@ def _hash(self: Any) -> int:  # noqa: ANN401 - as above
 
 @recursive_repr()
 def _repr(self: Any) -> str:  # noqa: ANN401 - as above
-    told = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.repr)
+    shown = fields(_owner(type(self), "__repr__", _repr))
+    told = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in shown if f.repr)
     return f"{self.__class__.__qualname__}({told})"
 
 
@@ -114,10 +131,31 @@ def _delattr(self: Any, name: str) -> None:  # noqa: ANN401 - as above
 
 
 def _check_free(record: Any, name: str, what: str) -> None:  # noqa: ANN401 - as above
-    """A class that inherits from a frozen one, and is none, may have more attributes."""
+    """A class that inherits from a frozen one, and is not decorated, may have more attributes."""
     if "__dataclass_fields__" in vars(type(record)) or name in record.__dataclass_fields__:
         msg = f"cannot {what} field {name!r}"
         raise FrozenInstanceError(msg)
+
+
+def _check(cls: Any, *, frozen: bool) -> None:  # noqa: ANN401 - a class whose fields are found
+    """What `dataclasses` checks while it writes methods. Errors: `TypeError`, in its words but for `InitVar`."""
+    for base in cls.__mro__[1:]:
+        if "__dataclass_fields__" in vars(base) and (vars(base).get("__setattr__") is _setattr) != frozen:
+            one, other = ("frozen", "non-frozen") if frozen else ("non-frozen", "frozen")
+            msg = f"cannot inherit {one} dataclass from a {other} one"
+            raise TypeError(msg)
+    first = None
+    for name, f in cls.__dataclass_fields__.items():
+        kind = f._field_type.name  # noqa: SLF001 - nothing else says so
+        if kind == "_FIELD_INITVAR":
+            msg = f"{cls.__name__}.{name}: InitVar is not supported; make it a field, or use `dataclasses`"
+            raise TypeError(msg)
+        if kind == "_FIELD" and f.init and not f.kw_only:
+            if f.default is not MISSING or f.default_factory is not MISSING:
+                first = first or name
+            elif first:
+                msg = f"non-default argument {name!r} follows default argument {first!r}"
+                raise TypeError(msg)
 
 
 def _decorated(cls: type[T], *, frozen: bool, eq: bool, kw_only: bool) -> type[T]:
@@ -125,16 +163,17 @@ def _decorated(cls: type[T], *, frozen: bool, eq: bool, kw_only: bool) -> type[T
     if eq:
         own |= {"__eq__": _eq, "__hash__": _hash if frozen else None}
     taken = vars(cls)
+    # Python itself puts `__hash__ = None` into a class that has an `__eq__`
+    unsaid = "__hash__" if "__eq__" in taken and taken.get("__hash__") is None else ""
+    dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
+    _check(cls, frozen=frozen)
     if frozen:
         if found := [name for name in ("__setattr__", "__delattr__") if name in taken]:
             msg = f"Cannot overwrite attribute {found[0]} in class {cls.__name__}"
             raise TypeError(msg)
         own |= {"__setattr__": _setattr, "__delattr__": _delattr}
-    # Python itself puts `__hash__ = None` into a class that has an `__eq__`
-    mine = {name for name in taken if name != "__hash__" or not (taken[name] is None and "__eq__" in taken)}
-    dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
     for name, value in own.items():
-        if name not in mine:
+        if name == unsaid or name not in taken:
             setattr(cls, name, value)
     return cls
 

@@ -72,7 +72,8 @@ def in_memory(file: Path, at: int) -> bool:
 
 
 def _fetch(spans: Sequence[Span], ended: Callable[[], bool]) -> None:
-    with Path(os.devnull).open("wb", buffering=0) as nowhere:
+    # without a descriptor nothing is fetched: it is no more than advice
+    with contextlib.suppress(OSError), Path(os.devnull).open("wb", buffering=0) as nowhere:
         for file, start, stop in _joined(spans):
             # whoever maps it says what is wrong with it; of a file system without splices nothing is fetched
             with contextlib.suppress(OSError), file.open("rb", buffering=0) as f:
@@ -119,7 +120,7 @@ def fetch_whole(opened: Opened) -> None:
         return
 
     def order(info: TensorInfo) -> tuple[bool, bool, list[int], str, int]:
-        numbers = [int(n) for n in re.findall(r"(?<=\.)\d+(?=\.)", info.name)]
+        numbers = [int(n) for n in re.findall(r"(?<=\.)[0-9]{1,9}(?=\.)", info.name)]  # no layer has a longer one
         table = bool(info.shape) and info.shape[0] == config.n_vocab
         return table, not numbers, numbers, str(info.file), info.start
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["CONFIG", "MODULES", "Checkpoint", "open_checkpoint"]
 
 CONFIG, GENERATION, MODULES = "config.json", "generation_config.json", "modules.json"
-MODULES = "modules.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: What a directory of an adapter is told.
 ADAPTER = "is a PEFT adapter, not a model: give its base model, which it is merged into with adapter=... (--adapter)"

@@ -36,7 +36,10 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 async def while_wanted(work: Callable[[Callable[[], None]], T]) -> T:
-    """As `in_thread`, of work that calls what it is handed between its steps: cancelled, it ends there."""
+    """As `in_thread`, of work that calls what it is handed between its steps and while it waits.
+
+    Cancelled, it ends there.
+    """
     gone = threading.Event()
 
     def check() -> None:

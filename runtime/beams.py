@@ -27,7 +27,7 @@ from .kvcache import PAGE, pages_of
 from .pages import Caller, FullError
 from .parameters import switch
 from .penalties import Changes, Penalties
-from .sampling import exp, not_numbers, real, repaired
+from .sampling import all_forbidden, exp, not_numbers, real, repaired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -223,8 +223,9 @@ def search(  # noqa: PLR0913 - keywords
 ) -> list[Searched]:
     """Answers to each prompt, in order; as many prompts are searched together as the cache has room for.
 
-    `penalty`: of ids that are there already. `check`: called before each step; what it raises ends all. Errors:
-    `InputError` where the cache has no room for one prompt's beams; `BackendError` of a backend without pages.
+    `penalty`: of ids that are there already. `check`: called before each step, and while it waits for room; what it
+    raises ends all. Errors: `InputError` where the cache has no room for one prompt's beams; `BackendError` of a
+    backend without pages.
     """
     if not session.backend.paged:
         msg = f"num_beams={how.n}: {session.backend.name} holds one text at a time; use device='cpu'"
@@ -256,6 +257,12 @@ class _Together:
     def finish(self, check: Callable[[], None]) -> None:
         """Go on until all are done."""
         session, caller = self._session, Caller()
+
+        def waiting() -> bool:
+            """For room, which only the others can make."""
+            check()
+            return False
+
         own = [table for run in self._runs for table in run.own]
         try:
             for run in self._runs:
@@ -264,10 +271,10 @@ class _Together:
                 table.waiting.add(caller)
             for run in self._runs:
                 check()
-                session.turn(partial(self._or_nothing, run.begin))
+                session.turn(partial(self._or_nothing, run.begin), waiting)
             while not all(run.state.done for run in self._runs):
                 check()
-                session.turn(partial(self._or_nothing, self._step))
+                session.turn(partial(self._or_nothing, self._step), waiting)
         except BaseException:
             session.pages.torn = True  # a table that was just made is perhaps nobody's: the next change counts again
             raise
@@ -446,5 +453,14 @@ class _Run:
         return changes
 
     def searched(self) -> Searched:
-        """What it came to."""
+        """What it came to. Errors: `InputError`: it found nothing."""
+        state = self.state
+        if not any(there for _, _, there in state.finished):
+            if np.isneginf(state.scores[0]):
+                raise all_forbidden(len(self._prompt) + state.length - 2)
+            msg = (
+                f"num_beams={state.how.n}: no text has a score of more than {NONE:g}, as rules with "
+                "remove_invalid_values, penalties or biases make them; leave one out, or use smaller numbers"
+            )
+            raise InputError(msg)
         return Searched(self.state.found(), self._begins - self._began, self._ended - self._begins)

@@ -59,6 +59,7 @@ __all__ = [
     "NotNumbersError",
     "Sampler",
     "SamplingParams",
+    "all_forbidden",
     "allowed_of",
     "damaged",
     "exp",
@@ -75,6 +76,7 @@ __all__ = [
     "unit_bits",
 ]
 
+_RULES = "bad_words_ids, suppress_tokens, min_new_tokens or a rule about n-grams"
 _NO_IDS = np.zeros(0, np.int64)
 
 
@@ -356,12 +358,11 @@ class Sampler:
                 "hold; use smaller ones"
             )
         if largest < 0 and float(row.max()) > largest:
-            rules = "bad_words_ids, suppress_tokens, min_new_tokens or a rule about n-grams"
             if self.mask is not None:
-                also = f" that {rules} does not forbid; leave one out" if ruled else " that could"
+                also = f" that {_RULES} does not forbid; leave one out" if ruled else " that could"
                 return InputError(f"no id may come {after}: {self.constrained_by} leaves none{also}")
             if ruled:
-                return InputError(f"no id may come {after}: {rules} forbids each that could; leave one out")
+                return all_forbidden(position - 1)
         what = "hold +inf" if largest > 0 else "are all -inf"
         with_it = f", with repetition_penalty={self.params.repetition_penalty}," if self._n_history else ""
         with_it += ", with penalties and biases," if self.changes is not None else ""
@@ -375,6 +376,11 @@ def repaired(scores: NDArray[np.float32]) -> None:
     """NaN becomes 0, and what is infinite the largest or least finite number, in place."""
     limit = float(np.finfo(np.float32).max)
     np.nan_to_num(scores, copy=False, nan=0.0, posinf=limit, neginf=-limit)
+
+
+def all_forbidden(position: int) -> InputError:
+    """What to raise where rules leave no id to come after this position."""
+    return InputError(f"no id may come after position {position}: {_RULES} forbids each that could; leave one out")
 
 
 class NotNumbersError(InputError):

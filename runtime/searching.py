@@ -97,8 +97,9 @@ class Asked:
 def answers(session: Session, asked: list[Asked], check: Callable[[], None] = lambda: None) -> list[Generation]:
     """The answer to each, in order; the sequences go on with it. Their parameters are alike, but for what they read.
 
-    They go on together, as many as there is room for. `check`: beams call it before each step, and end with what it
-    raises. Errors: `InputError`; where one answer cannot go on, the others come to their end before it is raised.
+    They go on together, as many as there is room for. `check`: beams call it before each step and while
+    they wait for room, and end with what it raises. Errors: `InputError`; where one answer cannot go on, the others
+    come to their end before it is raised.
     """
     if asked and asked[0].params.beams.n > 1:
         return _searched(session, asked, check)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
+from miaotui.errors import CheckpointError
 from miaotui.loader import ahead, pack
 from mutation_families import small_config, write_fitting
+from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +113,25 @@ def test_a_file_that_is_shorter_by_now_or_cannot_be_sent_ends_it(cold: Path, mon
         assert os.sendfile.call_count == 1  # type: ignore[attr-defined]
 
 
+def test_without_a_descriptor_nothing_is_fetched(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for the file nor for what it is sent to; it is no more than advice, and nobody is told."""
+    opened, of = type(cold).open, [os.devnull, str(cold)]
+    asked: list[str] = []
+
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
+        asked.append(str(self))
+        if str(self) == of[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(self))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(os, "sendfile", Mock())
+    monkeypatch.setattr(type(cold), "open", refuse)
+    for _ in range(2):
+        ahead._fetch([(cold, 0, SIZE)], never)
+        assert of.pop(0) in asked
+    assert not os.sendfile.called  # type: ignore[attr-defined]
+
+
 def test_more_than_half_of_memory_and_nothing_are_left_alone(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ahead.read_ahead([], never) is None
     assert ahead.read_ahead([(cold, 5, 5)], never) is None
@@ -142,6 +164,19 @@ def test_a_load_asks_for_layers_first_and_tables_last(
     monkeypatch.setattr(mine, "read_ahead", lambda *_: None)
     with miaotui.load(tmp_path, threads=1) as model:
         assert np.array_equal(model.logits([1, 2]), wanted)
+
+
+def test_a_tensor_with_a_number_of_5000_digits_is_refused_as_any_other(tmp_path: Path) -> None:
+    """More than Python reads; the order is looked for before anybody compares the file with config.json."""
+    write_checkpoint(tmp_path, small("llama"))
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {f"model.extra.{'1' * 5000}.x": np.zeros(1, np.float32)}, file)
+    told = []
+    for how in ({}, {"memory_limit": "1GiB"}):
+        with pytest.raises(CheckpointError, match=r"tensor 'model\.extra\..* is no part of") as e:
+            miaotui.load(tmp_path, threads=1, **how)
+        told.append(str(e.value))
+    assert told[0] == told[1]
 
 
 def test_what_is_not_wholly_read_waits_for_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

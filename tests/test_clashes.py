@@ -79,6 +79,96 @@ def test_other_code_under_one_name_is_refused(
         check_clashes("some", files)
 
 
+#: Two functions that work with a constant of 64 bytes, one of a kernel's own between them, and a table of jumps.
+WIDE = """
+define weak hidden void @again(ptr %p) noinline #0 {{
+  %x = load <16 x float>, ptr %p
+  %y = fmul <16 x float> %x, <{factors}>
+  store <16 x float> %y, ptr %p
+  ret void
+}}
+define void @miaotui_{name}(ptr %p) #0 {{
+  %x = load <16 x float>, ptr %p
+  %y = fmul <16 x float> %x, <{other}>
+  store <16 x float> %y, ptr %p
+  ret void
+}}
+define weak hidden i16 @compared(ptr %p) noinline #0 {{
+  %x = load <16 x float>, ptr %p
+  %y = fcmp olt <16 x float> %x, <{bounds}>
+  %z = bitcast <16 x i1> %y to i16
+  ret i16 %z
+}}
+declare i64 @outside(i64)
+define weak hidden i64 @jumps(i64 %i) noinline {{
+  switch i64 %i, label %d [i64 0, label %a
+    i64 1, label %{first}
+    i64 2, label %{second}
+    i64 3, label %c
+    i64 4, label %e]
+a:
+  %w = call i64 @outside(i64 5)
+  ret i64 %w
+b:
+  %x = call i64 @outside(i64 7)
+  %xx = call i64 @outside(i64 %x)
+  ret i64 %xx
+c:
+  ret i64 %i
+d:
+  ret i64 99
+e:
+  %y = call i64 @outside(i64 9)
+  %z = mul i64 %y, %i
+  ret i64 %z
+}}
+attributes #0 = {{ "prefer-vector-width"="512" "min-legal-vector-width"="512" }}
+"""
+
+
+def vector(**of: float) -> str:
+    """1 to 16, but for some numbers by their places."""
+    return ", ".join(f"float {of.get(f'_{i}', 1.0 + i)}" for i in range(16))
+
+
+def wide(folder: Path, triple: str, name: str, **words: str) -> Path:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    cpu = "skylake-avx512" if triple.startswith("x86") else ""
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=2, reloc="pic", codemodel="small")
+    plain = {"other": vector(_15=8.0), "factors": vector(), "bounds": vector(_0=7.0), "first": "a", "second": "b"}
+    file = folder / f"{name}.o"
+    text = WIDE.format(name=name, **plain | words)
+    file.write_bytes(machine.emit_object(llvm.parse_assembly(f'target triple = "{triple}"\n{text}')))
+    return file
+
+
+@pytest.mark.parametrize("triple", ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"])
+@pytest.mark.parametrize(
+    ("what", "symbol"),
+    [
+        ({"factors": vector(_0=2.0)}, "again"),
+        ({"factors": vector(_15=-16.0)}, "again"),
+        ({"bounds": vector(_0=7.5)}, "compared"),
+        ({"bounds": vector(_0=7.0, _15=-16.0)}, "compared"),
+        ({"first": "b", "second": "a"}, "jumps"),
+        ({"other": vector(_15=9.0)}, None),
+        ({"other": vector(_15=-8.0)}, None),
+    ],
+    ids=["first", "last", "first compared", "last compared", "jumps", "another's", "another's last byte"],
+)
+def test_constants_of_64_bytes_count_by_their_values(
+    tmp_path: Path, triple: str, what: dict[str, str], symbol: str | None
+) -> None:
+    """They lie among tables of jumps, after each other; an instruction that compares has a byte after its place."""
+    files = [wide(tmp_path, triple, "a"), wide(tmp_path, triple, "b", **what)]
+    if symbol is None:
+        check_clashes("some", files)
+        return
+    with pytest.raises(BackendError, match=rf"^some: a\.o and b\.o both define {symbol}, and not with the same code"):
+        check_clashes("some", files)
+
+
 def test_a_library_with_such_objects_is_not_linked(tmp_path: Path) -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()

@@ -12,7 +12,7 @@ import threading
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import miaotui
 import pytest
@@ -139,6 +139,61 @@ def test_it_looks_the_same_from_outside(options) -> None:
     assert (ours.Named(only=same) == ours.Named(only=same)) == equal
     assert ours.Named(only=same) != ours.Named(only=float("nan"))
     assert ours.Empty() != theirs.Empty()
+
+
+#: Classes that cannot be made, or whose names and parents are unusual.
+ODD = {
+    "order": "class A:\n a: int = 1\n b: int",
+    "order of a parent": "class P:\n a: int = 1\n@dataclass\nclass A(P):\n b: int",
+    "order by name": "class A:\n a: int = 1\n b: int = field(kw_only=True)\n c: int = field(init=False, default=4)",
+    "marked": "class A:\n a: int = 1\n _: KW_ONLY\n b: int\n c: ClassVar[int] = 3",
+    "mutable": "class A:\n a: list = field(default=[])",
+    "untyped": "class A:\n a = field(default=1)",
+    "frozen after": "class P:\n a: int = 1\n@dataclass(frozen=True)\nclass A(P):\n b: int = 2",
+    "frozen before": "class P:\n a: int = 1\nclass Q(P):\n pass\n@dataclass\nclass A(Q):\n b: int = 2",
+    "both": "class P:\n a: int = 1\n@dataclass(frozen=True)\nclass Q:\n b: int = 2\n@dataclass\nclass A(P, Q):\n pass",
+    "own setattr": "class A:\n a: int = 1\n def __setattr__(self, n, v): pass",
+    "frozen own setattr": "class A:\n a: int = 1\n def __setattr__(self, n, v): pass",
+    "self": "class A:\n self: int = 1\n def __post_init__(self): assert self.self",
+    "frozen self": "class A:\n self: int = 1\n _put: int = 2\n _factory: int = 3\n"
+    " f: list = field(default_factory=list)",
+    "frozen eq of a parent": "class P:\n a: int\n@dataclass(frozen=True, eq=False)\nclass A(P):\n b: int = 2",
+    "eq of a parent": "class P:\n a: int\n@dataclass(eq=False)\nclass A(P):\n b: int = 2",
+    "super": "class P:\n a: int\n@dataclass\nclass A(P):\n b: int = 2\n"
+    " def __eq__(self, o): return super().__eq__(o)\n def __repr__(self): return 'A' + super().__repr__()",
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_cannot_be_made_is_refused_at_the_class_and_the_rest_is_the_same(what) -> None:
+    ours, theirs = (odd(made, what) for made in (dataclass, dataclasses.dataclass))
+    assert ours[0] == theirs[0]
+    assert str(ours[1]).startswith(str(theirs[1]))  # later versions of Python say more
+
+
+def odd(made: Any, what: str) -> tuple[Any, Any]:
+    """The error with its text; or None, and what some instances say."""
+    words = {"dataclass": made, "field": dataclasses.field, "KW_ONLY": dataclasses.KW_ONLY, "ClassVar": ClassVar}
+    try:
+        exec(f"@dataclass(frozen={what.startswith('frozen') and what != 'frozen after'})\n{ODD[what]}", words)  # noqa: S102 - ours
+    except (TypeError, ValueError) as e:
+        return type(e), e
+    of: Any = words["A"]
+    some = [told(of), told(of, 1), told(of, 1, 2), told(of, 1, 3), told(of, 1, b=2)]
+    hashes = [told(hash, one) for one in some if isinstance(one, of)]
+    return None, [
+        str(inspect.signature(of)), [str(one) for one in some], [a == b for a in some for b in some],
+        [a == b for a in hashes for b in hashes],
+    ]  # fmt: skip
+
+
+def test_an_initvar_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^A\.b: InitVar is not supported; make it a field"):
+
+        @dataclass
+        class A:
+            a: int
+            b: dataclasses.InitVar[int] = 3
 
 
 def test_one_that_holds_itself_can_be_printed() -> None:

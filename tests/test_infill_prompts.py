@@ -7,11 +7,13 @@ of a small text.
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from miaotui.errors import InputError
 from miaotui.loader.text.fim import infill_of
 from miaotui.loader.text.tokenizer import Tokenizer
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors, trainers
@@ -187,6 +189,27 @@ def test_control_tokens_in_a_text_are_text(both: dict[str, tuple[Tokenizer, Made
             told = ours.decode(asked, skip_special_tokens=True)
             wanted = f"a{name}b{name}c{name}"
             assert _without_spaces(told) == _without_spaces(wanted), name
+
+
+def test_a_text_that_cannot_be_marked_is_told_from_a_model_that_fills_no_gaps(tmp_path: Path) -> None:
+    pytest.importorskip("starlette")
+    pytest.importorskip("prometheus_client")
+    from miaotui.tools.server import completions
+    from miaotui.tools.server.errors import RequestError
+
+    def asked(made: Made, prompt: str, suffix: str) -> object:
+        made.save(str(tmp_path / "tokenizer.json"))
+        model: Any = SimpleNamespace(tokenizer=Tokenizer.from_directory(tmp_path))
+        return completions._infilled(model, prompt, suffix, {"eos_token_id": [0]})
+
+    made = starcoder2()
+    made.add_special_tokens([AddedToken("\u00a7", normalized=False)])
+    assert asked(made, "a", "b")
+    for texts_ in (("a \u00a7 b", "c"), ("a", "b \u00a7")):
+        with pytest.raises(InputError, match="cannot read as text"):
+            asked(made, *texts_)
+    with pytest.raises(RequestError, match="no tokens to fill in the middle with"):
+        asked(Made(BPE({"a": 0}, [])), "a", "b")
 
 
 def _without_spaces(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -16,6 +18,7 @@ pytest.importorskip("prometheus_client")
 pytest.importorskip("jinja2")
 
 from adapters_apart import write_adapter
+from miaotui.tools.server.served import Served
 from serving import Client, Reply, asked
 
 if TYPE_CHECKING:
@@ -334,6 +337,33 @@ def test_no_error_tells_where_a_model_lies(
     monkeypatch.setattr(type(models["story"].tokenizer), "encode", damaged)
     reply = client.post(COMPLETIONS, {"model": "story", "prompt": "Once"})
     assert reply.error["message"] == "story/tokenizer.json: cannot encode a text"
+
+
+def test_a_model_without_a_tokenizer_tells_no_place(tmp_path: Path) -> None:
+    for file in demo.path().iterdir():
+        if file.is_file() and not file.name.startswith("token"):
+            (tmp_path / file.name).symlink_to(file)
+    with miaotui.load(tmp_path, threads=1, cache_tokens=64) as model:
+        reply = Client({"plain": model}).get("/tokenizer_info")
+    assert reply.status == 400
+    assert reply.error["message"].startswith("plain: no tokenizer.json; ")
+    assert str(tmp_path) not in reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("lies", "text", "told"),
+    [
+        ("/m/story", "/m/story/tokenizer.json: broken", "tale/tokenizer.json: broken"),
+        ("/m/story", "'/m/story': broken, as is /m/story.", "'tale': broken, as is tale."),
+        ("/m/story", "/m/story-2/x, /m/story.old/x, /a/m/story/x", "/m/story-2/x, /m/story.old/x, /a/m/story/x"),
+        ("/m", "/m/x: broken, and /m/other/x", "tale/x: broken, and second/x"),
+        (".", "top_p: 0.5. found", "top_p: 0.5. found"),
+        ("model", "model: there is no 'nobody' here", "model: there is no 'nobody' here"),
+    ],
+)
+def test_only_the_place_of_a_model_is_told_as_its_name(lies: str, text: str, told: str) -> None:
+    models: Any = {"tale": SimpleNamespace(directory=Path(lies)), "second": SimpleNamespace(directory=Path("/m/other"))}
+    assert Served(models).told(text) == told
 
 
 def test_what_is_missing_is_told_in_words(client: Client) -> None:

@@ -12,6 +12,9 @@ from miaotui.tools import demo
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
+from miaotui.errors import InputError
+from miaotui.runtime.kvcache import PAGE
+from miaotui.runtime.turns import Turns
 from miaotui.tools.server.settings import Settings
 from serving import Client, Reply, asked
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PROMPT = "Once upon a time"
 FOUND = {"prompt": PROMPT, "max_tokens": 12, "num_beams": 3, "length_penalty": 0.5, "early_stopping": True}
+#: Ids of the included model.
+EVERY = list(range(1024))
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +79,37 @@ def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: 
         ({"logprobs": 0}, "num_beams", "do not go together"),
         ({"regex": "a+"}, "num_beams", "do not go together"),
         ({"num_beams": 32, "max_tokens": 500}, "num_beams", "cache_tokens"),
+        ({"mirostat": 2}, "mirostat", "nothing is drawn"),
+        ({"xtc_probability": 0.5, "n": 2}, "xtc_probability", "nothing is drawn"),
+        ({"top_p": 0.9}, "top_p", "nothing is drawn"),
+        ({"suppress_tokens": EVERY}, None, "no id may come after position"),
+        ({"suppress_tokens": EVERY, "remove_invalid_values": True}, "num_beams", "no text has a score"),
         ({"early_stopping": "always"}, "early_stopping", "always"),
     ],
 )
-def test_what_beams_do_not_do_is_refused(client: Client, more: dict[str, Any], param: str, said: str) -> None:
+def test_what_beams_do_not_do_is_refused(client: Client, more: dict[str, Any], param: str | None, said: str) -> None:
     reply = client.post(COMPLETIONS, {**FOUND, **more})
     assert (reply.status, reply.error["param"]) == (400, param), reply.body
     assert said in reply.error["message"]
+
+
+def test_temperature_0_says_that_nothing_is_drawn(client: Client) -> None:
+    plain = client.post(COMPLETIONS, FOUND).json["choices"]
+    assert client.post(COMPLETIONS, {**FOUND, "temperature": 0, "top_p": 0.9}).json["choices"] == plain
+
+
+@pytest.mark.parametrize("more", [{}, {"no_repeat_ngram_size": 1}])
+def test_a_search_and_a_draw_say_alike_that_no_id_may_come(
+    models: dict[str, miaotui.Model], more: dict[str, Any]
+) -> None:
+    """From the first token on, or once the only one that may come has come."""
+    left = EVERY[2:] if more else EVERY
+    said = []
+    for beams in (1, 2):
+        with pytest.raises(InputError, match="no id may come after position") as raised:
+            models["story"].generate("a", suppress_tokens=[*left, 1], max_new_tokens=4, num_beams=beams, **more)
+        said.append(str(raised.value))
+    assert said[0] == said[1]
 
 
 def test_a_search_that_nobody_waits_for_ends_and_others_are_answered(
@@ -116,6 +145,40 @@ def test_a_search_that_nobody_waits_for_ends_and_others_are_answered(
                                                               early_stopping=True, max_new_tokens=4).text  # fmt: skip
     assert n <= 2 + 1 + 4  # two of the one that went; the prompt, and four steps
     assert len(client.state.admission) == client.state.admission.n_tokens == 0
+
+
+def test_a_search_that_waits_for_room_ends_when_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text that has the pages keeps them meanwhile."""
+    with miaotui.load(demo.path(), threads=1, max_context=256, cache_tokens=2 * PAGE) as model:
+        text = model.sequence()
+        text.feed([1] * (PAGE + 1))
+        wait, began, ended, loops = Turns._until_one_ends, asyncio.Event(), asyncio.Event(), list[Any]()
+
+        def seen(*args: Any) -> None:
+            loops[0].call_soon_threadsafe(began.set)
+            try:
+                wait(*args)
+            finally:
+                loops[0].call_soon_threadsafe(ended.set)
+
+        monkeypatch.setattr(Turns, "_until_one_ends", seen)
+
+        async def cancelled() -> None:
+            loops.append(asyncio.get_running_loop())
+            search = asyncio.ensure_future(model.agenerate(PROMPT, num_beams=2, max_new_tokens=40, ignore_eos=True))
+            async with asyncio.timeout(60):
+                await began.wait()
+            search.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await search
+            try:
+                async with asyncio.timeout(10):
+                    await ended.wait()
+            finally:
+                text.table.waiting.clear()  # or its thread would wait for ever
+
+        Turns.awaiting(text.table, lambda: asyncio.run(cancelled()))
+        assert text.table.n_pages == 2
 
 
 def test_the_tokens_of_all_beams_are_in_flight(models: dict[str, miaotui.Model]) -> None:

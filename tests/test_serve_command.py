@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from miaotui.tools import demo
 from miaotui.tools.cli import main
+from miaotui.tools.commands import serve
 from serve_processes import serving
 
 pytest.importorskip("uvicorn")
@@ -52,6 +54,16 @@ SMUGGLED = {
     "a folded header": b"x-a: b\r\n c: d\r\n\x00\r\n\r\n",
     "too many headers": b"x-a: " + b"b" * (64 << 10) + b"\r\n\r\n",
 }
+
+
+def test_models_are_loaded_by_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that errors tell their names in the place of these."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(serve, "load_model", lambda own: own.model)
+    args = argparse.Namespace(cache_tokens=64, device="cpu")
+    loaded = [serve._loaded(args, path, [], None) for path in (".", "org/tiny")]
+    assert loaded == [str(tmp_path / "here"), "org/tiny"]
 
 
 @pytest.mark.ci  # 8 s

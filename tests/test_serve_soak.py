@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import miaotui
 import pytest
+import serve_load
 import soak
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -60,6 +64,49 @@ def _questions(model: miaotui.Model) -> list[Question]:
         body = {"prompt": prompt, "max_tokens": length, "n": n, **drawn}
         made.append(Question(body, texts if i % 2 else texts * n))
     return made
+
+
+#: What a server that ends sends -> whether it is told as wrong.
+OK = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+ENDS = {
+    "nothing": (b"", False),
+    "503": (b"HTTP/1.1 503 Ending\r\n\r\n{}", False),
+    "a cut after a 200": (OK, True),
+    "an error after a 200": (OK + b'14\r\ndata: {"error": {}}\n\r\n1\r\n\n\r\n0\r\n\r\n', True),
+}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("action", ["whole", "stream"])
+def test_what_a_server_promised_it_must_keep_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, action: str, ends: str, *, reset: bool
+) -> None:
+    """The load tells a request that was refused from an answer that was cut."""
+    monkeypatch.setattr(serve_load, "ACTIONS", {action: 1})
+    sent, wrong = ENDS[ends]
+
+    async def asked() -> Load:
+        load, ending = serve_load.Load(), asyncio.Event()
+
+        async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            ending.set()
+            await reader.readuntil(b"}")
+            writer.write(sent)
+            await writer.drain()
+            if reset:
+                linger = struct.pack("ii", 1, 0)  # closed at once, by a reset
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.close()
+
+        async with await asyncio.start_server(end, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            question = Question({"prompt": "a"}, ("b",))
+            await serve_load._client(port, [question], ending, random.Random(0), load)  # noqa: S311 - a client's habits
+        return load
+
+    load = asyncio.run(asked())
+    assert (len(load.wrong), load.refused) == ((1, 0) if wrong else (0, 1)), load
 
 
 @pytest.mark.soak("serve")

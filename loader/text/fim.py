@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .tokenizer import Tokenizer
 
-__all__ = ["Infill", "infill_of"]
+__all__ = ["Infill", "infill_of", "infills"]
 
 _BAR = "\N{FULLWIDTH VERTICAL LINE}"
 #: Tokens before the prefix, the suffix and the middle, and what ends it besides these, as tokenizers spell them.
@@ -44,8 +44,18 @@ class Infill:
 
 
 def infill_of(tokenizer: Tokenizer, prefix: str, suffix: str) -> Infill:
-    """The prompt. Errors: `InputError` for a tokenizer without such tokens; `TokenizerError` for a text."""
-    before, between, last, ends = _tokens(tokenizer)
+    """The prompt. Errors: `InputError` for a tokenizer without such tokens, and as `ControlTokens.marked`.
+
+    `TokenizerError` for a text.
+    """
+    tokens = _tokens(tokenizer)
+    if tokens is None:
+        msg = (
+            "infill: this model's tokenizer has no tokens to fill in the middle with; use a code model that was "
+            "trained for it (StarCoder2, Qwen2.5 Coder, Code Llama 7B and 13B, …), or generate"
+        )
+        raise InputError(msg)
+    before, between, last, ends = tokens
     frame = tokenizer.encode("")
     bos = frame[:1] if frame[:1] == [tokenizer.bos_id] else []
     control = ControlTokens(tokenizer)
@@ -60,17 +70,18 @@ def infill_of(tokenizer: Tokenizer, prefix: str, suffix: str) -> Infill:
     return Infill(ids, (before, between, last, *ends))
 
 
-def _tokens(tokenizer: Tokenizer) -> tuple[int, int, int, tuple[int, ...]]:
+def infills(tokenizer: Tokenizer) -> bool:
+    """Whether it has tokens to fill in the middle with."""
+    return _tokens(tokenizer) is not None
+
+
+def _tokens(tokenizer: Tokenizer) -> tuple[int, int, int, tuple[int, ...]] | None:
     for *names, ends in _FORMS:
         ids = [tokenizer.token_to_id(str(name)) for name in names]
         first, second, third = ids
         if first is not None and second is not None and third is not None:
             return first, second, third, tuple(_known(tokenizer, ends))
-    msg = (
-        "infill: this model's tokenizer has no tokens to fill in the middle with; use a code model that was trained "
-        "for it (StarCoder2, Qwen2.5 Coder, Code Llama 7B and 13B, …), or generate"
-    )
-    raise InputError(msg)
+    return None
 
 
 def _known(tokenizer: Tokenizer, names: tuple[str, ...] | str) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -234,6 +234,8 @@ def _loaded(args: argparse.Namespace, path: str, adapters: list[tuple[str, str]]
 
     Pages of the cache are taken when texts come: without this check the kernel would kill the server then.
     """
+    with suppress(OSError, RuntimeError):  # `Served.told` finds absolute paths alone
+        path = str(lies.absolute()) if (lies := Path(path).expanduser()).exists() else path
     own = argparse.Namespace(**{**vars(args), "model": path, "revision": None, "adapter": None, "adapters": adapters})
     if own.cache_tokens is None and own.device == "cpu":
         config = config_of(own)

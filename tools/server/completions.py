@@ -7,8 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, cast
 
 from ...dataclass import dataclass
-from ...errors import InputError
-from ...loader.text.fim import infill_of
+from ...loader.text.fim import infill_of, infills
 from ...runtime.generate import check_ids
 from .answers import Ask, Prompt
 from .errors import RequestError
@@ -114,11 +113,10 @@ def _infilled(model: Model, prompt: object, suffix: str, parameters: GenerateKwa
     if not isinstance(prompt, str):
         msg = "suffix: the prompt must be one text, which comes before the answer"
         raise RequestError(msg, param="suffix")
-    try:
-        asked = infill_of(model.tokenizer, prompt, suffix)
-    except InputError as e:
+    if not infills(model.tokenizer):
         msg = "suffix: this model has no tokens to fill in the middle with; leave it out, or ask a code model that has"
-        raise RequestError(msg, param="suffix", code="not_supported") from e
+        raise RequestError(msg, param="suffix", code="not_supported")
+    asked = infill_of(model.tokenizer, prompt, suffix)
     if parameters.get("eos_token_id") is None:
         parameters["eos_token_id"] = [*model.config.eos_ids, *asked.ends]
     return Prompt(asked.ids, prompt)

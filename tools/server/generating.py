@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...runtime.constraints import CONSTRAINTS
 from ...runtime.parameters import OVERFLOWS
+from ...runtime.sampling_params import ASK_TO_SAMPLE
 from .errors import RequestError
 from .fields import Field, Schema, array, optional_of
 
@@ -178,10 +179,12 @@ def parameters_of(
 ) -> GenerateKwargs:
     """The parameters of `generate`; `said`: `Model.generation_defaults`. Errors: `RequestError`.
 
-    Where a request says nothing of its temperature it is drawn at the model's own, or the server's; beams are not.
+    Where a request says nothing of its temperature it is drawn at the model's own, or the server's; beams are not, and
+    what asks for a draw next to them is refused.
     """
     made = optional_of(fields, given)
     if made.get("num_beams", 1) > 1:
+        _check_nothing_draws(fields, given)
         made.setdefault("temperature", 0)  # nothing is drawn
         if given.get("stream"):
             msg = f"num_beams: {made['num_beams']} beams are known at their end; leave out stream"
@@ -193,6 +196,14 @@ def parameters_of(
     if "logit_bias" in given:
         made["logit_bias"] = {_token_id(name): value for name, value in given["logit_bias"].items()}
     return cast("GenerateKwargs", made)
+
+
+def _check_nothing_draws(fields: Iterable[Field], given: Mapping[str, Any]) -> None:
+    """Refuse what asks for a draw in Python, too, next to beams. Errors: `RequestError`."""
+    asks = next((field.name for field in fields if field.to in ASK_TO_SAMPLE and field.name in given), None)
+    if asks is not None and "temperature" not in given:  # 0 says that nothing is drawn; of another `generate` says why
+        msg = f"{asks}: with num_beams={given['num_beams']} nothing is drawn; leave one of them out"
+        raise RequestError(msg, param=asks, code="unsupported_value")
 
 
 def _token_id(name: str) -> int:

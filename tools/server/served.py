@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from ...once import once
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ...model import Model
 
@@ -68,6 +69,12 @@ class Entry:
             raise RequestError(msg, param="model", code="not_supported")
 
 
+def _places(paths: Iterable[str]) -> re.Pattern[str]:
+    """What finds these paths in a text, the longest first, and no part of a longer name."""
+    some = "|".join(map(re.escape, sorted(paths, key=len, reverse=True))) or "(?!)"
+    return re.compile(rf"(?<![\w./-])(?:{some})(?=[\s/\\:;,)\]'\"]|\.(?:\s|$)|$)")
+
+
 class Served:
     """Every name that is served. The first is meant where a request names none."""
 
@@ -117,9 +124,11 @@ class Served:
 
     def told(self, text: str) -> str:
         """An error's text as clients may see it: without the places of models on this machine."""
+        called: dict[str, str] = {}
         for name, model in self.models.items():
-            text = text.replace(str(model.directory), name)
-        return text
+            if model.directory.is_absolute():  # "." and "model" occur in other words
+                called.setdefault(str(model.directory), name)
+        return _places(called).sub(lambda found: called[found[0]], text)
 
     def close(self) -> None:
         """Close every model."""

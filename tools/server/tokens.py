@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,7 @@ def routes(state: State) -> list[Route]:
             told = await state.prepare(partial(_info, entry))
         except MiaotuiError as e:
             problem = problem_of(e)
+            problem = replace(problem, message=state.served.told(problem.message))
             return Response(to_json(openai_error(problem)), problem.status, media_type="application/json")
         return Response(to_json(told), media_type="application/json")
 
