@@ -234,7 +234,7 @@ def test_generate_guides_marks_and_repairs(miao):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--guidance-scale", "nan"), "--guidance-scale nan: expected a finite number"),
+        (("--guidance-scale", "nan"), "--guidance-scale nan: expected a number from -10000 to 10000"),
         (("--watermarking-config", '{"bais": 1}'), "--watermarking-config: unknown field 'bais'; known are"),
         (("--watermarking-config", "[1]"), "expected a JSON object such as"),
         (("--watermarking-config", "["), "expected a JSON object such as"),
