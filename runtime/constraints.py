@@ -109,8 +109,9 @@ class Steered:
         if self.whole or self._first is not None:
             return []
         masks: list[NDArray[np.uint32]] = []
-        for token, (mask, may_end) in zip(drafted, self._walk.ahead(drafted), strict=False):
-            if token in self._ends or not mask.any():
+        end = next((i for i, token in enumerate(drafted) if token in self._ends), len(drafted))  # no text goes on by it
+        for mask, may_end in self._walk.ahead(drafted[:end]):
+            if not mask.any():
                 break
             self._with_ends(mask, may_end=may_end)
             if not mask.any():

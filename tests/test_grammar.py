@@ -19,7 +19,8 @@ from miaotui.errors import BackendError, InputError
 from miaotui.loader.text.grammar import INDENT, Grammars
 from miaotui.loader.text.schema import KEYWORDS, schema_of
 from miaotui.loader.text.tokenizer import Tokenizer
-from miaotui.runtime.sampling import allowed_of
+from miaotui.runtime.constraints import Steered
+from miaotui.runtime.sampling import Sampler, SamplingParams, allowed_of
 from miaotui.tools import demo
 from real_files import real
 from schemas import random_schema
@@ -96,6 +97,20 @@ def test_a_token_that_closes_string_and_object_may_come(model: miaotui.Model) ->
     mask, may_end = walk.fill()
     assert mask[token >> 5] >> (token & 31) & 1
     assert not may_end
+
+
+def test_a_drafted_end_leaves_the_walk_as_it_was(model: miaotui.Model) -> None:
+    """It is in the mask where the text may end, and no text to a parser, which would give up on it."""
+    n_vocab, [x] = model.config.n_vocab, model.tokenizer.encode("x", add_special_tokens=False)
+    end = next(i for i in range(n_vocab) if i != x and "x" not in model.tokenizer.decode([i]))
+    sampler = Sampler(n_vocab, SamplingParams())
+    steered = Steered(model.constraint(regex="x+"), [5], sampler, [end], None)
+    for _ in range(3):
+        assert not steered.ends_with(x, "x")
+        assert sampler.mask is not None
+        assert sampler.mask[end >> 5] >> (end & 31) & 1
+        assert steered.ahead([end, x]) == []
+        assert len(steered.ahead([x, end, x])) == 1
 
 
 def test_a_key_is_not_spelled_twice(grammars: Grammars) -> None:
