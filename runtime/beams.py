@@ -265,16 +265,17 @@ class _Together:
 
         own = [table for run in self._runs for table in run.own]
         try:
-            for run in self._runs:
-                run.who = caller
-            for table in own:
-                table.waiting.add(caller)
-            for run in self._runs:
-                check()
-                session.turn(partial(self._or_nothing, run.begin), waiting)
-            while not all(run.state.done for run in self._runs):
-                check()
-                session.turn(partial(self._or_nothing, self._step), waiting)
+            with caller.going():
+                for run in self._runs:
+                    run.who = caller
+                for table in own:
+                    table.waiting.add(caller)
+                for run in self._runs:
+                    check()
+                    session.turn(partial(self._or_nothing, run.begin), waiting)
+                while not all(run.state.done for run in self._runs):
+                    check()
+                    session.turn(partial(self._or_nothing, self._step), waiting)
         except BaseException:
             session.pages.torn = True  # a table that was just made is perhaps nobody's: the next change counts again
             raise

@@ -144,7 +144,7 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
     """Answers that share passes, `most` at a time."""
     caller, runs = Caller(), [_Going(each) for each in asked]
     later, going = deque(runs), list[_Going]()
-    with Exits() as opened:
+    with caller.going(), Exits() as opened:
         while later or going:
             while later and len(going) < most:
                 run = later.popleft()

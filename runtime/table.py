@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +15,7 @@ from .locks import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from threading import Lock as LockType
 
     from numpy.typing import NDArray
 
@@ -23,10 +26,26 @@ __all__ = ["Caller", "Table", "gap_of"]
 
 
 class Caller(Waiting):
-    """Who waits for the ids of sequences. He is there for as long as a call of his thread has him as its `caller`.
+    """Who waits for the ids of sequences. He is there for as long as the block of his call that is his `going`.
 
     Being counted is not enough: an exception that is kept keeps the calls that it came through, and what they had.
     """
+
+    def __init__(self) -> None:
+        """In this thread; not there yet."""
+        super().__init__()
+        self._process = os.getpid()
+        self._going: weakref.ref[LockType] | None = None
+
+    def going(self) -> LockType:
+        """What his block is entered with: a lock that only the block holds, so it dies with it, however that ends.
+
+        It is opened and left by C, where no signal's handler comes between. To look into the calls of another thread
+        is no way: what they have may be freed meanwhile (CPython 3.11 ends by a segmentation fault).
+        """
+        lock = threading.Lock()
+        self._going = weakref.ref(lock)
+        return lock
 
     def waits_for(self, table: Table) -> None:
         """For a sequence, and for the encoder's text that it reads."""
@@ -39,13 +58,11 @@ class Caller(Waiting):
             each.waiting.discard(self)
 
     def here(self) -> bool:
-        """Whether that call goes on."""
-        frame = sys._current_frames().get(self.thread)  # noqa: SLF001 - a documented function of CPython
-        while frame is not None:
-            if "caller" in frame.f_code.co_varnames and frame.f_locals.get("caller") is self:
-                return True
-            frame = frame.f_back
-        return False
+        """Whether that block goes on. In a forked child, whose main thread is the one that forked, no other's does."""
+        lock = None if self._going is None else self._going()
+        if lock is None or not lock.locked():
+            return False
+        return self._process == os.getpid() or self.thread == threading.main_thread().ident
 
 
 def _of(table: Table) -> list[Table]:

@@ -142,8 +142,9 @@ class Turns(Lock):
         """Do work, while somebody waits for the next id of a sequence: so long it gives no pages up."""
         caller = Caller()
         try:
-            caller.waits_for(table)  # whom a pass overtakes here is computed again, with the same bits
-            return work()
+            with caller.going():
+                caller.waits_for(table)  # whom a pass overtakes here is computed again, with the same bits
+                return work()
         finally:
             caller.leaves(table)
 

@@ -467,8 +467,9 @@ def test_texts_that_have_what_the_other_needs_go_on(tmp_path: Path) -> None:
         for source in sources:
             with lone.sequence(source) as text:
                 expected.append(text.generate([start], max_new_tokens=1).ids)
-    with miaotui.load(path, max_context=PAGE, cache_tokens=PAGE, threads=1) as model:
-        pages, engine, caller = model.session.pages, model.session.engine, Caller()
+    caller = Caller()
+    with miaotui.load(path, max_context=PAGE, cache_tokens=PAGE, threads=1) as model, caller.going():
+        pages, engine = model.session.pages, model.session.engine
         texts = [model.sequence(source) for source in sources]
         assert engine is not None
         assert pages.n_pages == texts[0].table.source.pages.n_pages == 1  # type: ignore[union-attr]
