@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .runtime.spec import Config
 
 __all__ = [
+    "AUTO",
     "DEFAULT_CONTEXT",
     "ENCODER_CHUNK",
     "LOGIT_ROWS",
@@ -58,6 +59,8 @@ MAX_ADAPTERS = 2**16
 #: Rank of adapters that come later, where the caller names none.
 ADAPTER_RANK = 16
 MAX_THREADS = 1024  # more than any machine here has
+#: Of `threads`: those of the cores that a step is worth.
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class Request:
     """
 
     device: str = "cpu"
-    threads: int | None = None
+    threads: int | str | None = AUTO  # None: the same
     max_context: int | None = None
     memory_limit: int | str | None = None
     prefill_chunk: int | None = None
@@ -88,12 +91,9 @@ class Request:
         if not isinstance(self.device, str) or self.device not in PREFILL_CHUNK:
             msg = f"device={shown(self.device)}: expected 'cpu' or 'cuda'"
             raise BackendError(msg)
-        for name in ("threads", "max_context", "prefill_chunk", "cache_tokens"):
-            object.__setattr__(self, name, _count(name, getattr(self, name)))
-            most = MAX_THREADS if name == "threads" else MAX_COUNT
-            if (getattr(self, name) or 0) > most:
-                msg = f"{name}={shown(getattr(self, name))}: expected at most {most}"
-                raise InputError(msg)
+        object.__setattr__(self, "threads", _threads(self.threads))
+        for name in ("max_context", "prefill_chunk", "cache_tokens"):
+            object.__setattr__(self, name, _count(name, getattr(self, name), MAX_COUNT))
         if self.adapter is not None:
             as_path(self.adapter, "adapter")
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
@@ -131,7 +131,7 @@ class Request:
     @property
     def n_threads(self) -> int:
         """Threads of this process: those asked for, or the cores that it may use."""
-        return self.threads or available_threads()
+        return self.threads if isinstance(self.threads, int) else available_threads()
 
     @property
     def limit_bytes(self) -> int | None:
@@ -215,7 +215,18 @@ def named_adapters(value: object, call: str = "adapters") -> dict[str, str | Pat
     return dict(value) or None
 
 
-def _count(name: str, value: object) -> int | None:
+def _threads(value: object) -> int | str:
+    """A count, or "auto", for which None stands too: InputError."""
+    if value is None or (isinstance(value, str) and value == AUTO):
+        return AUTO
+    try:
+        return _count("threads", value, MAX_THREADS) or AUTO
+    except InputError as e:
+        msg = f"{e}, or {AUTO!r}"
+        raise InputError(msg) from None
+
+
+def _count(name: str, value: object, most: int | None = None) -> int | None:
     """A whole number of at least 1, or None: InputError."""
     if value is None:
         return None
@@ -225,6 +236,9 @@ def _count(name: str, value: object) -> int | None:
         number = 0
     if number < 1:
         msg = f"{name}={shown(value)}: expected a whole number of at least 1"
+        raise InputError(msg)
+    if most is not None and number > most:
+        msg = f"{name}={shown(value)}: expected at most {most}"
         raise InputError(msg)
     return number
 

@@ -28,8 +28,8 @@ class LoadKwargs(TypedDict, total=False):
     device: Literal["cpu", "cuda"]
     """Where to compute: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra), whose memory then holds weights and
     arena."""
-    threads: int | SupportsIndex | None
-    """Threads of a step; None: the cores that this process may use."""
+    threads: int | SupportsIndex | Literal["auto"] | None
+    """Threads of a step; "auto", or None: as many of the cores that this process may use as the step is worth."""
     max_context: int | SupportsIndex | None
     """Positions to reserve; None: the model's, at most 2048."""
     memory_limit: int | SupportsIndex | str | None
@@ -64,7 +64,7 @@ class LoadKwargs(TypedDict, total=False):
     profile: Profile | str | os.PathLike[str] | None
     """What `miaotui tune` chose, a `Profile` or its file (docs/tuning.md); keywords that are given win over it."""
     auto: bool
-    """Pick what is not given by prediction (docs/tuning.md): threads, and rounding where the model does not fit."""
+    """Pick what is not given by prediction (docs/tuning.md): rounding, where the model does not fit."""
 
 
 #: The defaults.

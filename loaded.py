@@ -160,8 +160,12 @@ class Loaded:
 
     @property
     def threads(self) -> int:
-        """Threads that a step uses."""
+        """Threads that a step uses at most: with `threads="auto"` a small one uses fewer (`threads_for`)."""
         return self._session.threads
+
+    def threads_for(self, tokens: int = 1) -> int:
+        """Threads that a pass of so many tokens of a text uses, where the cores are free."""
+        return self._session.backend.threads_for(tokens, 1, tokens)
 
     @property
     def n_context(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast, overload
 from .drafting import check_draft, draft_model, draft_part, drafters
 from .errors import InputError, is_iterable, numbered, shown
 from .interpreters import whole_imports
-from .limits import named_adapters
+from .limits import AUTO, named_adapters
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.ahead import fetch_whole
 from .loader.open import open_model
@@ -77,10 +77,12 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     """Open a Hugging Face directory or hub name as a `Model`.
 
     `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra), whose memory then holds the weights and the arena.
-    `threads`: default, the cores this process may use. `max_context`: positions to reserve (default: the model's, at
-    most 2048). `memory_limit`: bytes, or a text such as "2GiB", for everything that is allocated (resident weights,
-    arena, KV cache, constants; mapped files are not counted; with a GPU, for its memory and the host's each). A model
-    that needs more than this, or more than the GPU has free, is a `MemoryLimitError` before any tensor is read.
+    `threads`: of a step; "auto" (the default): as many of the cores that this process may use as the step is worth,
+    which is one for a token of a small model. No count changes an answer. `max_context`: positions to reserve (default:
+    the model's, at most 2048). `memory_limit`: bytes, or a text such as "2GiB", for everything that is allocated
+    (resident weights, arena, KV cache, constants; mapped files are not counted; with a GPU, for its memory and the
+    host's each). A model that needs more than this, or more than the GPU has free, is a `MemoryLimitError` before any
+    tensor is read.
     `prefill_chunk`: tokens per pass (default: 128; with a GPU 1024).
     `revision`: branch, tag or commit of a hub name (default: its main branch). `cache_tokens`: tokens that the KV cache
     holds for all open texts together (default: one text of `max_context`; of an encoder-decoder four beams of 256 too,
@@ -99,8 +101,8 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     `adapter`: a PEFT LoRA adapter, a directory or a hub name, merged into the weights while they are read, before
     anything is cut or rounded (docs/adapters.md).
     `profile`: what `miaotui tune` chose, a `Profile` or its file; keywords that are given win over it, another model's
-    is refused, and another machine's warned of. `auto`: pick threads, and rounding where the model does not fit the
-    free memory, by prediction; `Model.picked` says what and why. Both: docs/tuning.md.
+    is refused, and another machine's warned of. `auto`: pick, by prediction, rounding where the model does not fit the
+    free memory; `Model.picked` says what and why. Both: docs/tuning.md.
     `adapters`: PEFT's directories by name, kept apart from the model's matrices: each text may choose one of them
     (`generate(adapter="name")`, `sequence(adapter="name")`), and texts of all share passes (docs/adapters.md).
     `adapter_slots`: places for this many more, of rank `adapter_rank` at most, which `Model.add_adapter` brings later.
@@ -168,7 +170,7 @@ def _backend(prepared: Prepared) -> Backend:
     if not prepared.request.gpu:
         from .runtime.cpu.backend import CpuBackend  # noqa: PLC0415 - as above
 
-        return CpuBackend(prepared.program.threads)
+        return CpuBackend(prepared.program.threads, auto=prepared.request.threads == AUTO)
     from .runtime.cuda.backend import CudaBackend  # noqa: PLC0415 - as above
     from .runtime.cuda.driver import CudaDevice  # noqa: PLC0415 - as above
 

@@ -1,7 +1,6 @@
 """What `load` is told by a profile, and what `load(auto=True)` picks from predictions alone: nothing is measured.
 
-Threads: one for each MiB of weights, at least one, at most the cores: threads with a smaller share wait for each other
-longer than they compute. Rounding: the first of `LADDER` with which everything that is predicted, mapped weights too,
+Rounding: the first of `LADDER` with which everything that is predicted, mapped weights too,
 takes at most `SHARE` of the free memory; a model that fits as it is stays as it is. What the caller gave stays.
 """
 
@@ -15,7 +14,6 @@ from .errors import BackendError, MemoryLimitError, PlanError
 from .machine import free_memory
 from .notices import warn
 from .prepare import prepare
-from .runtime.cores import available_threads
 from .sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -40,8 +38,6 @@ LADDER: tuple[tuple[str | None, str], ...] = (
 )
 #: Of the free memory: the rest is for Python, the tokenizer, and whatever else runs.
 SHARE = 0.8
-#: Weights of one thread, at least.
-PER_THREAD = 2**20
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Picked:
     why: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line: "auto: threads=2, quantize=int8 (...; ...)"."""
+        """One line: "auto: quantize=int8, kv_cache=f32 (...)"."""
         told = ", ".join(f"{name}={value}" for name, value in self.options.items())
         return f"auto: {told or 'nothing to pick, all was given'}" + (f" ({'; '.join(self.why)})" if self.why else "")
 
@@ -97,7 +93,7 @@ def pick(opened: Opened, request: Request, given: Collection[str], free: int | N
             least = wanted, takes
         if (room is None or takes <= room) and (limit is None or allocated <= limit):
             why = "fits as it is" if wanted.quantize is None else "rounded, as more does not fit"
-            return _picked(wanted, request, given, prepared, f"{why}: {_sizes(takes, room)}")
+            return _picked(wanted, request, given, f"{why}: {_sizes(takes, room)}")
     if least is None:  # no rung could be prepared: let the plain request say why
         prepare(opened, plain)
         return request, Picked({}, ())
@@ -111,7 +107,7 @@ def pick(opened: Opened, request: Request, given: Collection[str], free: int | N
         f"auto=True: {opened.directory.name} takes {format_bytes(least[1])} at the least, more than "
         f"{format_bytes(room or 0)} ({SHARE:.0%} of the free memory); it may be slow, or be ended by the system"
     )
-    return _picked(least[0], request, given, prepare(opened, least[0]), f"the least of all: {_sizes(least[1], room)}")
+    return _picked(least[0], request, given, f"the least of all: {_sizes(least[1], room)}")
 
 
 def _rungs(request: Request, given: Collection[str]) -> Iterator[Request]:
@@ -127,20 +123,10 @@ def _rungs(request: Request, given: Collection[str]) -> Iterator[Request]:
             yield replace(request, quantize=rung[0], kv_cache=rung[1])
 
 
-def _picked(
-    wanted: Request, request: Request, given: Collection[str], prepared: Prepared, why: str
-) -> tuple[Request, Picked]:
-    """The request with its threads, and what was picked of it."""
-    told = [why]
-    if "threads" not in given and not request.gpu:
-        weights = prepared.memory["weights_mapped"] + prepared.memory["weights_resident"]
-        cores = available_threads()
-        threads = min(cores, max(1, weights // PER_THREAD))
-        wanted = replace(wanted, threads=threads)
-        told.append(f"{threads} of {cores} cores for {format_bytes(weights)} of weights")
-    names = [name for name in ("threads", "quantize", "kv_cache") if name not in given]
-    options = {name: getattr(wanted, name) for name in names if name != "threads" or not request.gpu}
-    return replace(wanted, memory_limit=request.memory_limit), Picked(options, tuple(told))
+def _picked(wanted: Request, request: Request, given: Collection[str], why: str) -> tuple[Request, Picked]:
+    """The request, and what was picked of it."""
+    options = {name: getattr(wanted, name) for name in ("quantize", "kv_cache") if name not in given}
+    return replace(wanted, memory_limit=request.memory_limit), Picked(options, (why,))
 
 
 def _takes(prepared: Prepared) -> tuple[int, int]:

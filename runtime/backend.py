@@ -37,6 +37,9 @@ class Backend(Protocol):
     def bind(self, program: Program, weights: Weights) -> None:
         """Take a program; every weight that it names has its data. Called once. Errors: `BackendError`."""
 
+    def threads_for(self, tokens: int, logits: int, keys: int) -> int:
+        """Of `threads`, those that a step uses whose last token sees so many keys."""
+
     def run(self, batch: Batch, part: int | range | None = None) -> None:
         """Run the program, or one instruction of it, or those of a range. Errors: `BackendError`."""
 

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import miaotui
 import pytest
 from hypothesis import given, settings
-from miaotui import machine, picking
+from miaotui import machine
 from miaotui.errors import InputError, MemoryLimitError, MiaotuiWarning
 from miaotui.limits import Request
 from miaotui.loader.open import open_model
@@ -38,7 +38,7 @@ def test_the_first_rung_that_fits_is_picked(opened, sizes, free):
     if fits:
         request, picked = pick(opened, Request(), (), free)
         assert (request.quantize, request.kv_cache) == fits[0]
-        assert picked.options == {"threads": request.threads, "quantize": fits[0][0], "kv_cache": fits[0][1]}
+        assert picked.options == {"quantize": fits[0][0], "kv_cache": fits[0][1]}
     else:
         with pytest.warns(MiaotuiWarning, match="at the least, more than"):
             request, _ = pick(opened, Request(), (), free)
@@ -47,23 +47,15 @@ def test_the_first_rung_that_fits_is_picked(opened, sizes, free):
 
 def test_what_is_given_stays(opened):
     request = Request(threads=3, quantize="int8", kv_cache="f32")
-    same, picked = pick(opened, request, ("threads", "quantize", "kv_cache"), 2**40)
+    same, picked = pick(opened, request, ("quantize", "kv_cache"), 2**40)
     assert same == request
     assert picked.options == {}
     assert "nothing to pick" in str(picked)
     with pytest.warns(MiaotuiWarning, match="at the least"):
-        same, _ = pick(opened, request, ("threads", "quantize", "kv_cache"), 1)
+        same, _ = pick(opened, request, ("quantize", "kv_cache"), 1)
     assert same == request
     tight, picked = pick(opened, Request(kv_cache="f32"), ("kv_cache",), 4 * 2**20)
     assert (tight.kv_cache, "kv_cache" in picked.options) == ("f32", False)
-
-
-def test_threads_are_for_a_mebibyte_of_weights_each(opened, monkeypatch):
-    monkeypatch.setattr(picking, "available_threads", lambda: 16)
-    assert pick(opened, Request(), (), None)[0].threads == 2  # 2.4 MiB
-    assert pick(opened, Request(quantize="int4"), ("quantize",), None)[0].threads == 1
-    monkeypatch.setattr(picking, "available_threads", lambda: 1)
-    assert pick(opened, Request(), (), None)[0].threads == 1
 
 
 def test_a_memory_limit_is_kept_or_refused(opened):
@@ -79,13 +71,13 @@ def test_a_memory_limit_is_kept_or_refused(opened):
 def test_load_and_the_command_say_what_was_picked(capsys):
     with miaotui.load(demo.path(), auto=True, max_context=32, kv_cache="int8") as model:
         assert model.picked is not None
-        assert set(model.picked.options) == {"threads", "quantize"}
+        assert set(model.picked.options) == {"quantize"}
         assert str(model.picked) in model.receipt.notes
         assert model.session.program.kv_cache == "int8"
     with miaotui.load(demo.path(), max_context=32) as model:
         assert model.picked is None
     assert cli.main(["generate", "x", "--auto", "--max-new-tokens", "1", "--quantize", "int8"]) == 0
-    assert "note: auto: threads=" in capsys.readouterr().err
+    assert "note: auto: kv_cache=" in capsys.readouterr().err
     with pytest.raises(InputError, match="auto='yes': expected True or False"):
         miaotui.load(demo.path(), auto="yes")
     some = miaotui.Profile(dict.fromkeys(("name", "family", "config", "tensors"), ""), {})

@@ -25,7 +25,7 @@ json_values = st.recursive(
 loads = st.fixed_dictionaries(
     {},
     optional={
-        "threads": st.none() | st.integers(1, 64),
+        "threads": st.sampled_from([None, "auto"]) | st.integers(1, 64),
         "prefill_chunk": st.none() | st.integers(1, 1024),
         "max_context": st.none() | st.integers(1, 4096),
         "cache_tokens": st.none() | st.integers(1, 4096),

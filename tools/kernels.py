@@ -42,8 +42,8 @@ __all__ = ["OUTSIDE", "compile_ahead", "linker", "main"]
 HERE = Path(__file__).resolve().parents[1] / "runtime" / "cpu" / SHIPPED
 #: All that a library may call that is not in it: of libc, found in the process.
 OUTSIDE = frozenset({
-    "memcpy", "memmove", "memset", "pthread_create", "pthread_join", "sched_yield", "sem_destroy", "sem_init",
-    "sem_post", "sem_wait", "usleep",
+    "clock_gettime", "memcpy", "memmove", "memset", "pthread_create", "pthread_getcpuclockid", "pthread_join",
+    "pthread_self", "sched_yield", "sem_destroy", "sem_init", "sem_post", "sem_wait", "usleep",
 })  # fmt: skip
 #: Of our own process that emits: nothing that changes code may come from whoever builds.
 _CLEAN = ("NUMBA_", "MIAOTUI_")

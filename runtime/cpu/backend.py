@@ -12,6 +12,8 @@ from ..memory import zeroed
 from ..ops import SLOTS
 from ..recorder.record import record
 from ..session import Session
+from ..step import T_LAST
+from ..worth import Worth
 from . import link
 from .draw import draw_lines
 from .environment import debugging
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["CpuBackend", "cpu_session"]
 
 
-def cpu_session(config: Config, weights: Weights, *, threads: int = 1, **shape: Any) -> Session:
+def cpu_session(config: Config, weights: Weights, *, threads: int = 1, auto: bool = False, **shape: Any) -> Session:
     """Record a program for weights that are there, and bind it; `shape` as of `record`. Errors: `BackendError`."""
-    return Session(record(config, weights, threads=threads, **shape), weights, CpuBackend(threads))
+    return Session(record(config, weights, threads=threads, **shape), weights, CpuBackend(threads, auto=auto))
 
 
 class CpuBackend:
@@ -46,10 +48,12 @@ class CpuBackend:
     works_ahead = False
     survives_fork = True
 
-    def __init__(self, threads: int) -> None:
-        """`threads`: of a step, the caller's own among them."""
-        self.threads = threads
-        self._bound: tuple[int, int] | None = None  # instructions that the executor was told to run
+    def __init__(self, threads: int, *, auto: bool = False) -> None:
+        """`threads`: of a step, the caller's own among them; `auto`: each step has as many of them as it is worth."""
+        self.threads, self.auto = threads, auto and threads > 1
+        self._bound: tuple[int, int, int] | None = None  # instructions that the executor was told to run, and its parts
+        self._costs = dict[tuple[int, int], Worth]()  # of instructions that were run
+        self._counts = dict[tuple[int, ...], int]()  # threads of steps that were run, by what their cost depends on
 
     def bind(self, program: Program, weights: Weights) -> None:
         """Compile what the program names, or load it; allocate the arena. Errors: `BackendError`."""
@@ -65,7 +69,7 @@ class CpuBackend:
         self.code = np.concatenate([rows for part in parts for rows in (program.encode(address, part), lines)])
         self._lines = [ins for part in parts for ins in (*part, *[None] * len(lines))]  # each part ends with the draws
         self._first_early = len(program.code) + len(lines)
-        self._executor: Team | Prange | Checked = link.executor(self.threads)
+        self._executor: Team | Prange | Checked = link.executor(self.threads, self.code)
         self.arena = zeroed(program.arena_bytes, "KV cache and intermediates")
         self._batch: Batch | None = None
         self._groups = [self._pools(g) for g in range(len(program.groups))]
@@ -101,12 +105,36 @@ class CpuBackend:
             self._executor = Checked(inner, self._lines, self.code, batch)
 
     def _aim(self, span: tuple[int, int]) -> None:
-        if span != self._bound and self._batch is not None:
+        batch = self._batch
+        if batch is None:
+            return
+        parts = self._parts(batch, span) if self.auto else self.threads
+        if (wanted := (*span, parts)) != self._bound:
             self._bound = None  # until it is told: an exception, or a fork, may come before
             first, count = span
             at = self.code.ctypes.data + first * self.code.strides[0]
-            self._executor.bind(at, count, self.arena.ctypes.data, self._batch.address)
-            self._bound = span
+            self._executor.bind(at, count, self.arena.ctypes.data, batch.address, parts)
+            self._bound = wanted
+
+    def _parts(self, batch: Batch, span: tuple[int, int]) -> int:
+        """Threads that the batch is worth. Keys are counted by powers of two, so that few costs are computed."""
+        keys = int(batch.tokens[batch.n_tokens - 1, T_LAST]).bit_length() if batch.n_tokens else 0
+        of = (*span, batch.n_tokens, batch.n_logits, keys)
+        if (parts := self._counts.get(of)) is None:
+            parts = self._counts[of] = self._worth_of(span, batch.n_tokens, batch.n_logits, 1 << keys)
+        return parts
+
+    def threads_for(self, tokens: int, logits: int, keys: int) -> int:
+        """As `Backend.threads_for`."""
+        own = self._program.own
+        return self._worth_of((own.start, len(own)), tokens, logits, keys) if self.auto else self.threads
+
+    def _worth_of(self, span: tuple[int, int], tokens: int, logits: int, keys: int) -> int:
+        first, count = span
+        if (cost := self._costs.get(span)) is None:
+            code = [ins for ins in self._lines[first : first + count] if ins is not None]
+            cost = self._costs[span] = Worth(code)
+        return cost.threads(tokens, logits, keys, self.threads)
 
     def seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Seconds of each instruction of a step, less an empty program's."""

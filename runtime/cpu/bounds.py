@@ -160,15 +160,15 @@ class Checked:
     ) -> None:
         """`code`: the encoded lines; where there is no instruction, ids are drawn."""
         self.inner, self._lines, self._code, self._batch = inner, lines, code, batch
-        self._bound = (0, 0, 0, 0)
+        self._bound: tuple[int, int, int, int, int | None] = (0, 0, 0, 0, None)
 
-    def bind(self, prog: int, count: int, base: int, step: int) -> None:
-        """Addresses of program, arena and step block."""
-        self._bound = (prog, count, base, step)
+    def bind(self, prog: int, count: int, base: int, step: int, parts: int | None = None) -> None:
+        """Addresses of program, arena and step block; `parts`: as of `Team.bind`."""
+        self._bound = (prog, count, base, step, parts)
 
     def step(self) -> None:
         """Run the program once. Errors: `BackendError`."""
-        prog, count, base, step = self._bound
+        prog, count, base, step, parts = self._bound
         first = (prog - int(self._code.ctypes.data)) // self._code.strides[0]
         for i in range(first, first + count):
             line = int(self._code[i].ctypes.data)
@@ -179,7 +179,7 @@ class Checked:
             else:
                 kernel = DRAW
                 regions += draw_regions(self._batch, self._code[i], base)
-            self.inner.bind(line, 1, base, step)
+            self.inner.bind(line, 1, base, step, parts)
             watched(f"instruction {i}, {kernel}", regions, self.inner.step)
 
     def _words(self) -> Iterator[Region]:
@@ -192,7 +192,7 @@ class Checked:
             yield name, at, at + words.nbytes
 
     def _regions(self, ins: Instruction) -> Iterator[Region]:
-        _, _, base, _ = self._bound
+        base = self._bound[2]
         batch = self._batch
         count = {"T": batch.n_tokens, "R": batch.n_logits}
         tables = list(self._tables(ins)) if "pages" in ins.values else []

@@ -363,7 +363,7 @@ def poke(b, a, v):
 
 @op(i64, i64)
 def atomic_load(b, a):
-    """All three are sequentially consistent: what a thread stores is seen before what it loads afterwards."""
+    """All of them are sequentially consistent: what a thread stores is seen before what it loads afterwards."""
     return b.load_atomic(bare_ptr(b, a, I64), "seq_cst", 8)
 
 
@@ -376,6 +376,19 @@ def atomic_store(b, a, v):
 def atomic_swap(b, a, v):
     """Store v; what was there."""
     return b.atomic_rmw("xchg", bare_ptr(b, a, I64), v, "seq_cst")
+
+
+@op(i64, i64, i64, i64)
+def atomic_claim(b, a, old, new):
+    """Store `new` where `old` is; 1 if it was."""
+    both = b.cmpxchg(bare_ptr(b, a, I64), old, new, "seq_cst", "seq_cst")
+    return b.zext(b.extract_value(both, 1), I64)
+
+
+@op(i64, i64, i64)
+def atomic_add(b, a, v):
+    """Add v; what was there."""
+    return b.atomic_rmw("add", bare_ptr(b, a, I64), v, "seq_cst")
 
 
 @op(void)

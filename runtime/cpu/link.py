@@ -90,15 +90,15 @@ def _link(names: list[str]) -> dict[str, int]:
     return {n: _LINKED[n] for n in names}
 
 
-def executor(threads: int) -> Team | Prange:
-    """The thread team, or `prange` where MIAOTUI_EXECUTOR asks for it."""
+def executor(threads: int, holds: object = None) -> Team | Prange:
+    """The thread team, or `prange` where MIAOTUI_EXECUTOR asks for it; `holds`: as of `Team`."""
     kind = os.environ.get("MIAOTUI_EXECUTOR", "team")
     if kind == "prange":
         return _LOCK.held(partial(_prange, threads))
     if kind != "team":
         msg = f"MIAOTUI_EXECUTOR={kind!r}: expected 'team' or 'prange'"
         raise BackendError(msg)
-    return Team(threads, _linked([*ROOTS]))
+    return Team(threads, _linked([*ROOTS]), holds)
 
 
 def _prange(threads: int) -> Prange:

@@ -68,16 +68,16 @@ class Prange:
     _run = staticmethod(run_prange)
 
     def __init__(self, threads: int) -> None:
-        self.threads, self._bound = threads, (0, 0, 0, 0)
+        self.threads, self._bound = threads, (0, 0, 0, 0, threads)
 
-    def bind(self, prog: int, count: int, base: int, step: int) -> None:
-        """Addresses of program, arena and step block."""
-        self._bound = (prog, count, base, step)
+    def bind(self, prog: int, count: int, base: int, step: int, parts: int | None = None) -> None:
+        """Addresses of program, arena and step block; `parts`: as of `Team.bind`."""
+        self._bound = (prog, count, base, step, parts or self.threads)
 
     def step(self) -> None:
         """Run the program once."""
         taken = int(self._taken.ctypes.data)
-        while self._run(taken, *self._bound, self.threads):
+        while self._run(taken, *self._bound):
             time.sleep(_LOOK)
 
     def rest(self) -> None:

@@ -17,7 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import BackendError
-from .layout import ARGUMENTS, C_CLOSED, C_LINES, C_OUTCOME, C_THREADS, C_WORK, CLOSED, LINE, STEP, STOP, WORK
+from ..cores import available_threads
+from .layout import (
+    ARGUMENTS,
+    C_CLOSED,
+    C_CORES,
+    C_LINES,
+    C_OUTCOME,
+    C_THREADS,
+    C_WORK,
+    CLOSED,
+    LINE,
+    STEP,
+    STOP,
+    WORK,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,24 +65,33 @@ def aligned(nbytes: int, align: int = 64) -> NDArray[np.uint8]:
 
 
 class Team:
-    """`threads` - 1 workers and whoever calls `step`. Dropped, it stops them as `close` does."""
+    """`threads` - 1 workers and whoever calls `step`. Dropped, it stops them as `close` does.
 
-    def __init__(self, threads: int, code: Mapping[str, int]) -> None:
-        """`code`: addresses of the entry points (`layout.ROOTS`)."""
+    A step has as many parts as there are threads, or as `bind` says. At most as many threads take part as there are
+    cores, and fewer where others need these (`interpreter.py`).
+    """
+
+    def __init__(self, threads: int, code: Mapping[str, int], holds: object = None) -> None:
+        """`code`: addresses of the entry points (`layout.ROOTS`).
+
+        `holds`: what the programs lie in. A worker that was held up through a whole step may look at its program after
+        that, so it stays until the workers are joined.
+        """
         _check_room(threads)
-        self.threads, self._bound = threads, (0, 0, 0, 0)
+        self.threads, self._bound, self._holds = threads, (0, 0, 0, 0), holds
         self._step, self._stop = callable_at(code[STEP]), callable_at(code[STOP])
         block = aligned(C_LINES + LINE * threads)
         self._words = block.view(np.int64)
         self._words[C_THREADS // 8], self._words[C_WORK // 8] = threads, code[WORK]
+        self._words[C_CORES // 8] = min(threads, available_threads()) if threads > 1 else 1
         self._control = int(block.ctypes.data)
         _BLOCKS[self._control] = block
         _end_dropped()
         _ENDS.add(weakref.finalize(self, _end, self._stop, self._control))  # at exit too: no worker outlives it
 
-    def bind(self, prog: int, count: int, base: int, step: int) -> None:
-        """Addresses of program, arena and step block."""
-        self._bound = (prog, count, base, step)
+    def bind(self, prog: int, count: int, base: int, step: int, parts: int | None = None) -> None:
+        """Addresses of program, arena and step block; `parts`: of the work, at most `threads` (default: as many)."""
+        self._bound = (prog, count | (parts or self.threads) << 32, base, step)
 
     def step(self) -> None:
         """Run the program once. Errors: `BackendError` where the system refuses threads, or the team was closed."""

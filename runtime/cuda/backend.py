@@ -69,6 +69,10 @@ class CudaBackend:
             self.machine.begin(ids, start, n_logits)
         self.machine.run(self.machine.lines[part], n, n_logits)
 
+    def threads_for(self, tokens: int, logits: int, keys: int) -> int:  # noqa: ARG002 - as of every backend
+        """The host's one."""
+        return self.threads
+
     def seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Seconds of each instruction, with its launch and a wait."""
         seconds = []

@@ -268,9 +268,9 @@ def add_limits(parser: argparse.ArgumentParser, memory: str = MEMORY_LIMIT) -> N
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=threads,
         metavar="N",
-        help="threads to compute with (default: every core; more are slower, at most 1024)",
+        help="threads to compute with, at most 1024, or auto (default): as many of the cores as a step is worth",
     )
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for"
@@ -282,6 +282,15 @@ def add_limits(parser: argparse.ArgumentParser, memory: str = MEMORY_LIMIT) -> N
         help=memory,
     )
     add_profile(parser)
+
+
+def threads(text: str) -> int | str:
+    """A count, or "auto", for argparse."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        msg = f"expected a whole number of at least 1, or auto, not {text!r}"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def add_profile(parser: argparse.ArgumentParser, option: str = "--profile", *, auto: bool = True) -> None:
@@ -297,8 +306,8 @@ def add_profile(parser: argparse.ArgumentParser, option: str = "--profile", *, a
         parser.add_argument(
             "--auto",
             action="store_true",
-            help="pick the threads, and rounding where the model does not fit the free memory, by prediction alone; a "
-            "note says what was picked",
+            help="round where the model does not fit the free memory, as prediction alone says; a note says what was "
+            "picked",
         )
 
 
@@ -470,9 +479,9 @@ def load_model(args: argparse.Namespace) -> Model:
         raise ProfileError(msg) from None
     if model.picked is not None:
         print(f"note: {model.picked}", file=sys.stderr)
-    if args.threads is not None and args.threads > available_threads():
+    if isinstance(args.threads, int) and args.threads > available_threads():
         cores = available_threads()
-        told = f"note: --threads {args.threads}: this process may use {cores} cores, and more threads are slower"
+        told = f"note: --threads {args.threads}: this process may use {cores} cores, and no more threads run at once"
         print(told, file=sys.stderr)
     for line in model.corrections:
         print(f"note: {line}", file=sys.stderr)

@@ -316,13 +316,19 @@ def _stats(model: Model, last: Token | Generation, *, drafts: bool) -> str:
         return ""
     allocated = model.memory.get("allocated", 0)
     return (
-        f"load     {t.load_s:8.3f} s   {counted(model.threads, 'thread')}, context {model.n_context}, "
+        f"load     {t.load_s:8.3f} s   {_threads(model)}, context {model.n_context}, "
         f"{format_bytes(allocated)} besides the mapped files\n"
         f"prefill  {t.prefill_s:8.3f} s   {counted(t.n_prompt, 'token')}, {t.prefill_tps:.1f} tokens/s; "
         f"first token after {t.first_token_s:.3f} s\n"
         f"decode   {t.decode_s:8.3f} s   {counted(t.n_new, 'token')}, {t.decode_tps:.1f} tokens/s; "
         f"ended by: {last.finish_reason}\n" + ("" if last.seed is None else f"seed     {last.seed}\n")
     ) + (_drafted(t, drafts=drafts) + _scores(last))
+
+
+def _threads(model: Model) -> str:
+    """How many; where a token has fewer than a prompt, both."""
+    most, least = (model.threads_for(n) for n in (model.session.chunk, 1))
+    return counted(most, "thread") if least == most else f"{counted(least, 'thread')} a token, {most} for a prompt"
 
 
 def _drafted(timings: Timings, *, drafts: bool) -> str:

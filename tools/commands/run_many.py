@@ -236,7 +236,7 @@ def _share_cores(args: argparse.Namespace) -> None:
     from ...runtime.cores import available_threads  # noqa: PLC0415 - help must not wait for it
 
     profile = getattr(args, "tuned", None)
-    if args.threads is None or (profile is not None and args.threads == profile.load.get("threads")):
+    if args.threads in {None, "auto"} or (profile is not None and args.threads == profile.load.get("threads")):
         args.threads = max(1, available_threads() // args.workers)
 
 

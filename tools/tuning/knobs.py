@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...dataclass import dataclass
 from ...errors import InputError, MiaotuiError
-from ...limits import PREFILL_CHUNK
+from ...limits import AUTO, PREFILL_CHUNK
 from ...load_options import LOAD_DEFAULTS
 from ...loader.load_plan import make_load_plan
 from ...loader.prune.options import parse_prune
@@ -163,8 +163,8 @@ def _levels(
     """Axis -> its levels, the usual one first."""
     config, cores = opened.config, available_threads()
     stored = {t.dtype for t in opened.checkpoint.tensors.values()}
-    counts = {n for n in (1, cores // 4, cores // 2, cores - 1, cores) if n >= 1}
-    out: dict[str, tuple[Any, ...]] = {"threads": tuple(sorted(counts, reverse=True))}
+    counts = {n for n in (1, cores // 4, cores // 2, cores - 1) if 1 <= n < cores}
+    out: dict[str, tuple[Any, ...]] = {"threads": (AUTO, *sorted(counts, reverse=True))}
     if config.decoder is not None:
         usual, longest = PREFILL_CHUNK["cpu"], max(prompt, 1) * (max(BATCHES) if goal == "throughput" else 1)
         out["prefill_chunk"] = tuple(n for n in CHUNKS if n == usual or n < 2 * longest)
