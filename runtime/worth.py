@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Worth"]
 
-#: What a core reads and computes in a nanosecond: of the order of any that runs this, and what is decided is coarse.
-BYTES, FLOP = 12.0, 40.0
+#: What a core reads and computes in a nanosecond, weights in its cache: larger models have enough to do in any case.
+BYTES, FLOP = 24.0, 60.0
 #: Nanoseconds of work that each thread must have between two meetings.
-SHARE = 1000.0
+SHARE = 400.0
 #: Fields of the number of keys that a row sees.
 KEYS = "context"
 

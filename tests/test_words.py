@@ -194,7 +194,7 @@ def test_a_misspelt_word_is_recognised(capsys: pytest.CaptureFixture[str], words
         (["generate", "Once", "upon", "a"], "unrecognized arguments: upon a; a text of several words needs quotation"),
         (["inspect", "a", "b"], "unrecognized arguments: b (usage: miaotui inspect [OPTION ...] PATH_OR_HUB;"),
         (["generate", "--temperature", "x"], "--temperature: invalid float value: 'x' (usage: miaotui generate"),
-        (["generate", "--threads", "x"], "--threads: expected a whole number of at least 1, or auto, not 'x' (usage: mi"),
+        (["generate", "--threads", "x"], "--threads: expected a whole number of at least 1, or auto, not 'x' ("),
         (["inspect", "x", "--context=y"], "--context: invalid int value: 'y' (usage: miaotui inspect"),
         (["inspect", "x", "--max-context", "y"], "--max-context: invalid int value: 'y' (usage: miaotui inspect"),
         (["inspect", "x", "--contex", "y"], "--contex: invalid int value: 'y' (usage: miaotui inspect"),

@@ -51,7 +51,9 @@ class CpuBackend:
     def __init__(self, threads: int, *, auto: bool = False) -> None:
         """`threads`: of a step, the caller's own among them; `auto`: each step has as many of them as it is worth."""
         self.threads, self.auto = threads, auto and threads > 1
-        self._bound: tuple[int, int, int] | None = None  # instructions that the executor was told to run, and its parts
+        self._bound: tuple[int, int, int | None] | None = (
+            None  # instructions that the executor was told to run, and its parts
+        )
         self._costs = dict[tuple[int, int], Worth]()  # of instructions that were run
         self._counts = dict[tuple[int, ...], int]()  # threads of steps that were run, by what their cost depends on
 
@@ -108,7 +110,7 @@ class CpuBackend:
         batch = self._batch
         if batch is None:
             return
-        parts = self._parts(batch, span) if self.auto else self.threads
+        parts = self._parts(batch, span) if self.auto else None
         if (wanted := (*span, parts)) != self._bound:
             self._bound = None  # until it is told: an exception, or a fork, may come before
             first, count = span

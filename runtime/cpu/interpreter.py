@@ -257,11 +257,12 @@ def _together(ctl: Any, crew: Any, parts: Any, prog: Any, count: Any, base: Any,
 def step(ctl: Any, prog: Any, count: Any, base: Any, words: Any) -> None:
     """Run a program once; starts workers where there are none. What came of it is in `C_OUTCOME`.
 
-    `count`: instructions, and above 32 bits how many parts the work has.
+    `count`: instructions; from bit 32 on, how many parts the work has; from bit 48 on, whether it has no more of them
+    than there are threads for it.
     """
     mode = usual_mode()
     _enter(ctl)
-    nt, parts, count = peek(ctl + C_THREADS), count >> 32, count & 0xFFFFFFFF
+    nt, parts, fewer, count = peek(ctl + C_THREADS), count >> 32 & 0xFFFF, count >> 48, count & 0xFFFFFFFF
     outcome = DONE
     if peek(ctl + C_CLOSED) != 0:
         outcome = CLOSED
@@ -273,6 +274,8 @@ def step(ctl: Any, prog: Any, count: Any, base: Any, words: Any) -> None:
         if parts > 1:
             began = clock_at(MONOTONIC, ctl + C_CLOCK)
             crew = min(parts, peek(ctl + C_MOST))
+            if fewer != 0:
+                parts = crew
             if crew > 1:
                 _together(ctl, crew, parts, prog, count, base, words)
             else:

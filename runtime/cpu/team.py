@@ -90,8 +90,12 @@ class Team:
         _ENDS.add(weakref.finalize(self, _end, self._stop, self._control))  # at exit too: no worker outlives it
 
     def bind(self, prog: int, count: int, base: int, step: int, parts: int | None = None) -> None:
-        """Addresses of program, arena and step block; `parts`: of the work, at most `threads` (default: as many)."""
-        self._bound = (prog, count | (parts or self.threads) << 32, base, step)
+        """Addresses of program, arena and step block.
+
+        `parts`: of the work, at most; None: always as many as `threads`, whoever takes them.
+        """
+        work = self.threads << 32 if parts is None else parts << 32 | 1 << 48
+        self._bound = (prog, count | work, base, step)
 
     def step(self) -> None:
         """Run the program once. Errors: `BackendError` where the system refuses threads, or the team was closed."""

@@ -60,7 +60,7 @@ def busy() -> Iterator[None]:
 def turn(model: Model, new: int, seconds: float) -> tuple[float, list[int]]:
     """Tokens a second after the first, of answers that take some seconds together, and the ids of one."""
     tokens, took, ids = 0, 0.0, list[int]()
-    while took < seconds:
+    while not tokens or took < seconds:
         answer = model.generate(PROMPT, max_new_tokens=new, ignore_eos=True)
         tokens, took, ids = tokens + new - 1, took + answer.timings.decode_s, answer.ids
     model.session.rest()
