@@ -4,9 +4,9 @@ A step is one call from Python, `team_step`. Its work has parts, and a part is a
 does not depend on which threads there are. Instructions between two waits are a segment. In each, a thread takes its
 own part, then whatever part nobody took, and then waits until all are done. So nobody waits for a thread that has not
 come yet (it sleeps, or another process has its core), only for one that was interrupted in the middle of a part. Who
-waits long yields the core, then naps. Where threads waited for each other so long that fewer would be as fast, the next
-steps have fewer (`judge`); later another is tried again. Workers are threads of the system that never enter Python;
-one that idles long, or is not needed, parks on a semaphore.
+waits long naps. Where threads waited for each other so long that fewer would be as fast, the next steps have fewer
+(`judge`); later another is tried again. Workers are threads of the system that never enter Python; one that idles
+long, or is not needed, parks on a semaphore.
 
 A worker may come back in the middle of a later step than it left. So a part is taken by writing its segment's number
 over the one before, and no number is ever used twice: the epoch is in it.
@@ -77,9 +77,9 @@ from .patience import LIMIT, MONOTONIC, NAP, PATIENCE, clock_at, inline, judge, 
 
 __all__ = ["CODE"]
 
-#: A worker between two steps: pauses before it sleeps NAP microseconds a time, and before it parks: about 0.1 s.
-YIELD, PARK = 20_000, 22_000
-#: A thread in a step: pauses before it takes a part whose thread has not come, and before it yields.
+#: A worker between two steps: pauses before it sleeps NAP microseconds a time, and before it parks: about 20 ms.
+DOZE, PARK = 20_000, 20_200
+#: A thread in a step: pauses before it takes a part whose thread has not come, and before it looks at the clock.
 GRACE, SPIN = 100, 200
 #: Bits of a segment's number within a step; its epoch is above them.
 SEGMENT_BITS = 20
@@ -188,7 +188,7 @@ def _await(ctl: Any, line: Any, seen: Any, n: Any) -> Any:
             if _over(atomic_load(ctl + C_EPOCH), seen) or atomic_swap(line + T_PARKED, 0) == 0:
                 while sem_wait(line + T_SEMAPHORE) != 0:  # a signal's handler ran
                     pass
-        elif n > YIELD:
+        elif n > DOZE:
             usleep(NAP)
         epoch = atomic_load(ctl + C_EPOCH)
     return epoch
@@ -212,10 +212,6 @@ def _start(ctl: Any, nt: Any) -> Any:
     poke(ctl + C_STOP, 0)
     poke(ctl + C_EPOCH, 0)
     poke(ctl + C_LINES + T_DONE, 0)
-    if peek(ctl + C_PATIENCE) == 0:  # the first start, or the first after a fork
-        poke(ctl + C_MOST, peek(ctl + C_CORES))
-        poke(ctl + C_PATIENCE, PATIENCE)
-        poke(ctl + C_LIMIT, LIMIT)
     for t in range(1, nt):
         line = ctl + C_LINES + LINE * t
         poke(line + T_DONE, 0)
@@ -228,6 +224,16 @@ def _start(ctl: Any, nt: Any) -> Any:
             return t
     poke(ctl + C_RUNNING, 1)
     return nt
+
+
+@inline
+def _crew(ctl: Any, parts: Any) -> Any:
+    """How many threads take part in a step of so many parts."""
+    if peek(ctl + C_PATIENCE) == 0:  # the first step, or the first after a fork
+        poke(ctl + C_MOST, peek(ctl + C_CORES))
+        poke(ctl + C_PATIENCE, PATIENCE)
+        poke(ctl + C_LIMIT, LIMIT)
+    return min(parts, peek(ctl + C_MOST))
 
 
 @inline
@@ -263,7 +269,9 @@ def step(ctl: Any, prog: Any, count: Any, base: Any, words: Any) -> None:
     mode = usual_mode()
     _enter(ctl)
     nt, parts, fewer, count = peek(ctl + C_THREADS), count >> 32 & 0xFFFF, count >> 48, count & 0xFFFFFFFF
-    outcome = DONE
+    judged, crew, outcome = parts > 1, _crew(ctl, parts), DONE
+    if fewer != 0:
+        parts = crew
     if peek(ctl + C_CLOSED) != 0:
         outcome = CLOSED
     elif parts > 1 and peek(ctl + C_RUNNING) == 0:
@@ -271,18 +279,13 @@ def step(ctl: Any, prog: Any, count: Any, base: Any, words: Any) -> None:
         if had < nt:
             outcome = had
     if outcome == DONE:
-        if parts > 1:
-            began = clock_at(MONOTONIC, ctl + C_CLOCK)
-            crew = min(parts, peek(ctl + C_MOST))
-            if fewer != 0:
-                parts = crew
-            if crew > 1:
-                _together(ctl, crew, parts, prog, count, base, words)
-            else:
-                _alone(prog, count, base, words, parts)
-            judge(ctl, crew, began)
+        began = clock_at(MONOTONIC, ctl + C_CLOCK) if judged else 0
+        if crew > 1:
+            _together(ctl, crew, parts, prog, count, base, words)
         else:
-            _alone(prog, count, base, words, 1)
+            _alone(prog, count, base, words, parts)
+        if judged:
+            judge(ctl, crew, began)
     poke(ctl + C_OUTCOME, outcome)
     atomic_store(ctl + C_BUSY, 0)
     restore_mode(mode)
