@@ -221,6 +221,45 @@ def test_the_rows_of_both_texts_come_in_any_order(model: miaotui.Model) -> None:
     model.session.left.append(table)
 
 
+def test_who_looks_at_what_is_waited_for_draws_nothing(model: miaotui.Model) -> None:
+    """A thread that leaves its passes to another looks in the middle of them: both drew, with one sampler's scratch."""
+    engine, table = model.session.engine, model.session.admit(None)
+    assert engine is not None
+    seen: list[object] = []
+
+    def draw(first: int, second: int) -> tuple[int, int]:
+        other = threading.Thread(target=lambda: seen.append(engine._waiting()))
+        other.start()
+        other.join()
+        return first, second
+
+    want = Guided(table, [1], int, draw, (table, [2]))
+    assert want.other is not None
+    engine.add(want)
+    want._row = 1  # who took the pass was struck there
+    want.other.done = True
+    assert engine._waiting() == seen == []
+    want.settle()
+    assert (want.done, len(seen)) == (True, 1)
+    engine.forget(want)
+    model.session.left.append(table)
+
+
+def test_guided_answers_of_several_threads_are_what_each_gets_alone(model: miaotui.Model) -> None:
+    prompts, how = [[1 + i, 9, 30 - i] for i in range(5)], {**FEW, "guidance_scale": 1.7, "temperature": 1.3, "seed": 5}
+    wanted, got = [model.generate(prompt, **how).ids for prompt in prompts], dict[int, list[int]]()
+    for _ in range(6):
+        threads = [
+            threading.Thread(target=lambda i: got.update({i: model.generate(prompts[i], **how).ids}), args=(i,))
+            for i in range(5)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [got.pop(i) for i in range(5)] == wanted
+
+
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40), st.floats(-4, 4))
 def test_guided_scores_are_near_to_floats_of_any_order(x: list[float], scale: float) -> None:
     row = np.array(x, np.float32)
