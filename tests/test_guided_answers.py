@@ -15,6 +15,7 @@ from checkpoints import Drawn, write_checkpoint
 from generation_models import write_writer
 from hypothesis import given
 from hypothesis import strategies as st
+from life import DEMO
 from miaotui.errors import InputError
 from miaotui.runtime.engine.wants import Guided
 from miaotui.runtime.guidance import guided, log_probs
@@ -24,7 +25,7 @@ from pruning import seven
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 IDS = [1, 9, 30, 2, 14]
@@ -158,6 +159,31 @@ def test_what_is_no_exception_ends_a_guided_answer_alone(model: miaotui.Model) -
     for thread in threads:
         thread.join()
     assert got == {0: wanted[0], 1: SystemExit, 2: wanted[2]}
+
+
+@pytest.mark.parametrize("call", ["generate", "several", "tokens", "agenerate"])
+def test_a_kept_exception_keeps_no_second_text(call: str) -> None:
+    """It holds the calls that it came through, and what they had: the other text's pages, and an adapter's place."""
+    with miaotui.load(DEMO, threads=1, max_context=64, cache_tokens=512) as model:
+
+        def fails(_: list[int], __: np.ndarray) -> None:
+            raise KeyError
+
+        how: dict[str, Any] = {**FEW, "guidance_scale": 2.5, "logits_processor": fails}
+        calls: dict[str, Callable[[], object]] = {
+            "generate": lambda: model.generate(IDS, **how),
+            "several": lambda: model.generate(IDS, **how, n=2, temperature=1),
+            "tokens": lambda: list(model.tokens(IDS, **how)),
+            "agenerate": lambda: asyncio.run(model.agenerate(IDS, **how)),
+        }
+        with pytest.raises(KeyError) as kept:
+            calls[call]()
+        session = model.session
+        session.turn(session.collect)
+        for table in (session._own, *session.kept):
+            session.pages.release(table)
+        assert session.pages.n_free == [session.pages.n_pages] * len(session.pages.windows)
+        assert kept.tb is not None
 
 
 def test_guidance_takes_one_pass_for_an_id(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
