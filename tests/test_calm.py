@@ -168,8 +168,8 @@ def _code() -> list[Any]:
 def test_a_token_of_a_small_model_has_one_thread_and_a_long_prompt_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("miaotui.limits.available_threads", lambda: 2)
     with (
-        miaotui.load(demo.path(), max_context=256) as auto,
-        miaotui.load(demo.path(), threads=2, max_context=256) as two,
+        miaotui.load(demo.path("chat"), max_context=256) as auto,
+        miaotui.load(demo.path("chat"), threads=2, max_context=256) as two,
     ):
         assert (auto.threads, auto.threads_for(1), auto.threads_for(128)) == (2, 1, 2)
         assert (two.threads, two.threads_for(1), two.threads_for(128)) == (2, 2, 2)

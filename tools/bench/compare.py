@@ -46,7 +46,7 @@ __all__ = ["Plan", "Worker", "by_turns", "compare", "main", "our_command"]
 
 QUANTIZED = ("int8", "int4", "int4a")  # every side rounds the BF16 checkpoint in its own way
 TURN = 8  # tokens decoded before the other side's turn, unless told; the median of them counts
-#: Seconds before a turn: our idle threads look for work every 50 us until they leave after some 0.2 s. With 0.03 s a
+#: Seconds before a turn: our idle threads looked for work every 50 us for some 0.2 s. With 0.03 s a
 #: prefill after the other side's took 5 to 16 % longer than one after its own, with 0.3 s -4 to 7 %.
 PAUSE = 0.3
 WORKER = Path(__file__).parent / "peers" / "worker.py"

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "main", "measure"]
 
 SLICE = 8  # tokens between two readings of the bandwidth
-PAUSE = 0.3  # seconds until the threads of the one measured last, which look for work for 0.2 s, are asleep
+PAUSE = 0.3  # seconds until the threads of the one measured last, which look for work for some 20 ms, are asleep
 ONCE = ("start_to_first_token_s", "peak_memory_bytes")
 
 
