@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parents[1] / "runtime" / "cpu" / SHIPPED
 #: All that a library may call that is not in it: of libc, found in the process.
 OUTSIDE = frozenset({
     "clock_gettime", "memcpy", "memmove", "memset", "pthread_create", "pthread_getcpuclockid", "pthread_join",
-    "pthread_self", "sem_destroy", "sem_init", "sem_post", "sem_wait", "usleep",
+    "pthread_self", "sched_yield", "sem_destroy", "sem_init", "sem_post", "sem_wait", "usleep",
 })  # fmt: skip
 #: Of our own process that emits: nothing that changes code may come from whoever builds.
 _CLEAN = ("NUMBA_", "MIAOTUI_")

@@ -4,9 +4,9 @@ A step is one call from Python, `team_step`. Its work has parts, and a part is a
 does not depend on which threads there are. Instructions between two waits are a segment. In each, a thread takes its
 own part, then whatever part nobody took, and then waits until all are done. So nobody waits for a thread that has not
 come yet (it sleeps, or another process has its core), only for one that was interrupted in the middle of a part. Who
-waits long naps. Where threads waited for each other so long that fewer would be as fast, the next steps have fewer
-(`judge`); later another is tried again. Workers are threads of the system that never enter Python; one that idles
-long, or is not needed, parks on a semaphore.
+waits long yields, and naps. Where threads waited for each other so long that fewer would be as fast, the next steps
+have fewer (`patience.py`); later another is tried again. Workers are threads of the system that never enter Python;
+one that idles long, or is not needed, parks on a semaphore.
 
 A worker may come back in the middle of a later step than it left. So a part is taken by writing its segment's number
 over the one before, and no number is ever used twice: the epoch is in it.
@@ -79,7 +79,7 @@ __all__ = ["CODE"]
 
 #: A worker between two steps: pauses before it sleeps NAP microseconds a time, and before it parks: about 20 ms.
 DOZE, PARK = 20_000, 20_200
-#: A thread in a step: pauses before it takes a part whose thread has not come, and before it looks at the clock.
+#: A thread in a step: pauses before it takes a part whose thread has not come, and before it yields.
 GRACE, SPIN = 100, 200
 #: Bits of a segment's number within a step; its epoch is above them.
 SEGMENT_BITS = 20

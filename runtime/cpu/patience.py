@@ -1,9 +1,9 @@
 """How long the threads of a step wait for each other, and how many take part in the next.
 
-Who waits for a part spins for a while, and then naps. It does not yield: next to a busy process that is a nap of
-milliseconds. Each time it also asks how much processor time whoever has the part got meanwhile. One that computes is
-waited for; where threads had no core so long that fewer of them would be as fast, something else needs the cores, and
-the next steps have fewer.
+Who waits for a part spins for a while, then yields its core each time it looks, in case the other is queued for it,
+then naps. It also asks how much processor time whoever has the part got meanwhile. One that computes is waited for;
+where threads had no core so long that fewer of them would be as fast, something else needs the cores, and the next
+steps have fewer.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ PATIENCE, MOST_PATIENCE = 16_000_000, 512_000_000
 MONOTONIC = 1  # Linux's CLOCK_MONOTONIC
 
 i32, u32, i64 = types.int32, types.uint32, types.int64
+sched_yield = types.ExternalFunction("sched_yield", i32())
 usleep = types.ExternalFunction("usleep", i32(u32))
 pthread_self = types.ExternalFunction("pthread_self", i64())
 pthread_getcpuclockid = types.ExternalFunction("pthread_getcpuclockid", i32(i64, i64))
@@ -70,12 +71,13 @@ def own_clock(line: Any) -> Any:
 
 @njit(nogil=True, error_model="numpy")
 def linger(ctl: Any, own: Any, other: Any, begins: Any) -> None:
-    """In a long wait for a part: nap, if it is very long. Counts how long who has the part had no core meanwhile."""
+    """In a long wait for a part: yield, or nap. Counts how long whoever has the part had no core meanwhile."""
     now = clock_at(MONOTONIC, own + T_CLOCK)
     if begins:
         poke(own + T_BEGAN, now)
         poke(own + T_TIME, 0)
     if now - peek(own + T_BEGAN) < peek(ctl + C_LIMIT):
+        sched_yield()
         return
     who = atomic_load(other + T_WHO)
     time = clock_at(who, own + T_CLOCK)
