@@ -17,7 +17,7 @@ C_EPOCH = 128
 #: What the caller's thread keeps of the steps before: how many threads may take part; nanoseconds of steps, and of
 #: `C_HELD` when these began to be counted; when one thread more may be tried, how long that is put off; a clock.
 C_MOST, C_SPENT, C_BEFORE, C_AGAIN, C_PATIENCE, C_CLOCK = 192, 200, 208, 216, 224, 232
-#: Nanoseconds that all threads together waited, ever, for one that had no core meanwhile.
+#: Nanoseconds that all threads together lost, ever, in waits, because one of them had no core.
 C_HELD = 256
 #: Then two lines a thread: the last segment in which its part was done, its pthread_t, the control block, a sem_t of at
 #: most 32 bytes, whether it is parked on that.

@@ -39,6 +39,8 @@ NAP = np.uint32(50)  # microseconds
 LIMIT_SHARE, LIMIT, MOST_LIMIT = 64, 100_000, 1_000_000
 #: Nanoseconds of steps that are judged together, and of waiting that are judged at once.
 WINDOW, HELD_UP = 8_000_000, 1_000_000
+#: The share of the time that is too much, times the number of threads.
+LOST = (3, 5)
 #: Nanoseconds before one thread more is tried: from the first to the second, twice as many each time that was no good.
 PATIENCE, MOST_PATIENCE = 16_000_000, 512_000_000
 MONOTONIC = 1  # Linux's CLOCK_MONOTONIC
@@ -78,6 +80,9 @@ def linger(ctl: Any, own: Any, other: Any, begins: Any) -> None:
         poke(own + T_TIME, 0)
     if now - peek(own + T_BEGAN) < peek(ctl + C_LIMIT):
         sched_yield()
+        away = clock_at(MONOTONIC, own + T_CLOCK) - now
+        if away > LIMIT:  # another process had the core
+            atomic_add(ctl + C_HELD, away)
         return
     who = atomic_load(other + T_WHO)
     time = clock_at(who, own + T_CLOCK)
@@ -93,8 +98,9 @@ def linger(ctl: Any, own: Any, other: Any, begins: Any) -> None:
 def judge(ctl: Any, crew: Any, began: Any) -> None:
     """After a step of `crew` threads: how many may take part in the next.
 
-    Each thread of n waited a share w of the time for others that had no core: together they did n (1 - w) times one
-    thread's work. One fewer does n - 1 times as much if nobody is held up then, so it is as good where w > 1 / n.
+    Each thread of n lost a share w of the time because one of them had no core: together they did n (1 - w) times one
+    thread's work. One fewer does n - 1 times as much if nobody is held up then, so it is as good where w > 1 / n. As
+    threads that meet do less than that, it is so from `LOST` / n on.
     """
     now = clock_at(MONOTONIC, ctl + C_CLOCK)
     took = now - began
@@ -106,7 +112,7 @@ def judge(ctl: Any, crew: Any, began: Any) -> None:
         each = (held - peek(ctl + C_BEFORE)) // (crew - 1)
         if spent < WINDOW and each < HELD_UP:
             return
-        if each * crew > spent:
+        if each * crew * LOST[1] > spent * LOST[0]:
             patience = peek(ctl + C_PATIENCE)
             poke(ctl + C_MOST, crew - 1)
             poke(ctl + C_AGAIN, now + patience)
