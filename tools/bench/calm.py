@@ -17,7 +17,7 @@ import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["busy", "main", "measured"]
 
 #: As of load; what the others are compared with are FIXED.
-SETTINGS: tuple[int | str, ...] = ("auto", 1, 2, 4)
+SETTINGS: tuple[int | Literal["auto"], ...] = ("auto", 1, 2, 4)
 FIXED = (1, 2)
 #: Of the default next to a busy process, and of four threads, at least, as a share of the best of FIXED.
 BAR = 0.8
