@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["busy", "main", "measured"]
 
+Setting = int | Literal["auto"]
 #: As of load; what the others are compared with are FIXED.
-SETTINGS: tuple[int | Literal["auto"], ...] = ("auto", 1, 2, 4)
+SETTINGS: tuple[Setting, ...] = ("auto", 1, 2, 4)
 FIXED = (1, 2)
 #: Of the default next to a busy process, and of four threads, at least, as a share of the best of FIXED.
 BAR = 0.8
@@ -67,9 +68,9 @@ def turn(model: Model, new: int, seconds: float) -> tuple[float, list[int]]:
     return tokens / took, ids
 
 
-def measured(models: Mapping[int | str, Model], new: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
+def measured(models: Mapping[Setting, Model], new: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """A row for each setting, alone and next to a busy process. Errors: `InputError`: ids differ."""
-    speeds: dict[tuple[bool, int | str], list[float]] = {(beside, s): [] for beside in (False, True) for s in models}
+    speeds: dict[tuple[bool, Setting], list[float]] = {(beside, s): [] for beside in (False, True) for s in models}
     wanted = turn(models[FIXED[0]], new, 0.0)[1]
     for model in models.values():
         turn(model, new, 0.0)  # its kernels and its cache are there
