@@ -175,13 +175,13 @@ def test_bits_do_not_depend_on_the_cpu_or_the_executor(tmp_path: Path, change: d
 
 
 @pytest.mark.parametrize("quantize", [None, "int8", "int4", "int4a"])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | None) -> None:
+@pytest.mark.parametrize(("threads", "auto"), [(1, False), (2, False), (2, True)])
+def test_a_step_allocates_nothing(small: Path, threads: int, quantize: str | None, *, auto: bool) -> None:
     from numba.core.runtime import _nrt_python, rtsys
 
     config, weights = open_weights(small, quantize)
     _nrt_python.memsys_enable_stats()
-    session = cpu_session(config, weights, n_context=128, threads=threads)
+    session = cpu_session(config, weights, n_context=128, threads=threads, auto=auto)
     session.step(IDS, 0)
     token = [3]
     for position in range(20, 28):
