@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Guidance", "guided", "log_probs"]
 
 
-T, V = TypeVar("T"), TypeVar("V")
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Guidance:

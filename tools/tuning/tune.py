@@ -84,7 +84,7 @@ def _profile(  # noqa: PLR0913, PLR0917 - all that stands in it
     return Profile(
         model=identity(opened),
         load=knobs.saved(chosen.point),
-        generate=generate | knobs.parameters(chosen.point),
+        generate={**generate, **knobs.parameters(chosen.point)},
         goal=knobs.goal,
         limits={name: value for name, value in asked.items() if value != float("inf")} | {"of": subject.loses},
         chosen=next(row for row in rows if row["chosen"])
