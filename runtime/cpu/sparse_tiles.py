@@ -15,26 +15,24 @@ from .emitters import (
     I1,
     I16,
     I32,
-    I64,
     SIZES,
     VI,
     VM,
     ZERO,
     N,
     V,
-    c64,
     ext,
     ir_below,
     ir_fma,
     ir_fold,
     ir_load,
-    ir_loop,
     ir_prefetch,
     ir_store,
     ir_widen,
     off,
     ptr,
 )
+from .flow import I64, c64, ir_loop
 from .lanes import i64, op, void
 from .target import expands, expands_bytes
 

@@ -79,10 +79,11 @@ def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
             _finish_tail(base, y, 4 * (m * n_all + n), b, act, times, residual, end - n)
 
 
-def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, columns: Any) -> Any:
+def walk(kind: str, others: Any, streams: Any, panel: Any, spread_floats: Any, columns: Any) -> Any:
     """The body of a product; its rows come from the caller, dense ones of `kind` or such as become dense on the way.
 
-    `one(w, n_all, n, x, k, y)` does row n for one token, `streams(w, n_all, n, h, x, k, y)` rows n, n + h, ...;
+    For one token `streams(w, n_all, n, h, x, k, y)` does h rows from n on and those n + h, ... on, together, and
+    `others(w, n_all, n, n1, x, k, y)` rows n to n1, one after the other;
     `panel(p, scratch, n0, n1)` gives where rows n0 to n1 lie dense, how far apart, and where in memory the next ones
     begin and end. It may fill `spread_floats(k)` of the scratch, and gets `columns(k)` rows at most.
     """
@@ -149,11 +150,9 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, colu
                 many(p, base, m_all, scratch, n0, n1)
         elif m_all == 1:  # none: a piece of the prompt that is not its last
             x, y, h = base + arg(p, X), base + arg(p, Y), (n1 - n0) // STREAMS
-            for n in range(n0, n0 + h):
-                streams(w, n_all, n, h, x, k, y)
-            for n in range(n0 + STREAMS * h, n1):
-                one(w, n_all, n, x, k, y)
-            epilogue(p, base, (0, 1), (n0, n1))
+            streams(w, n_all, n0, h, x, k, y)
+            others(w, n_all, n0 + STREAMS * h, n1, x, k, y)
+            epilogue(p, base, (0, m_all), (n0, n1))
 
     return body
 
@@ -168,12 +167,12 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
     row, rows = dot_tile(1, kind), dot_tile(STREAMS, kind, unroll, ahead)
 
     @template
-    def one(w: Any, _: Any, n: Any, x: Any, k: Any, y: Any) -> None:
-        row(w + n * k * size, 0, x, k, y + 4 * n, 4)
+    def others(w: Any, _: Any, n: Any, n1: Any, x: Any, k: Any, y: Any) -> None:
+        row(w + n * k * size, 0, x, k, y + 4 * n, 4, n1 - n)
 
     @template
     def streams(w: Any, _: Any, n: Any, h: Any, x: Any, k: Any, y: Any) -> None:
-        rows(w + n * k * size, h * k * size, x, k, y + 4 * n, 4 * h)
+        rows(w + n * k * size, h * k * size, x, k, y + 4 * n, 4 * h, h)
 
     @template
     def panel(p: Any, _: Any, n0: Any, n1: Any) -> Any:
@@ -182,7 +181,7 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
         soon = at + min(n1 - n0, COLUMNS) * ldw  # near enough to be in the second cache still when it is needed
         return at, ldw, soon, min(soon + (n1 - n0) * ldw, arg(p, W) + arg(p, DN) * ldw)
 
-    return walk(kind, one, streams, panel, _none, _columns_of)
+    return walk(kind, others, streams, panel, _none, _columns_of)
 
 
 _linear_f32 = _linear("f32", unroll=4, ahead=1536)
