@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BackendError, InputError, MemoryLimitError, MiaotuiError, PlanError, shown
+from .errors import BackendError, InputError, MemoryLimitError, MiaotuiError, PlanError, shown, spelled_like
 from .loader.prune.plan import PrunePlan
 from .runtime.engine.speculative import NGRAM, ngrams
 from .tokenizing import Tokenizing
@@ -47,7 +46,7 @@ def check_draft(draft: object, device: str) -> None:
         draft != NGRAM
         and isinstance(draft, str)
         and not Path(draft).exists()
-        and get_close_matches(draft.lower(), [NGRAM], cutoff=0.7)
+        and spelled_like(draft.lower(), [NGRAM], cutoff=0.7)
     ):
         msg = f"draft={shown(draft)}: there is no such directory; did you mean {NGRAM}?"
         raise InputError(msg)

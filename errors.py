@@ -100,6 +100,13 @@ def shown(value: object, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def spelled_like(word: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Of known words, those that are spelled most like this one, the nearest first: what a message may propose."""
+    from difflib import get_close_matches  # noqa: PLC0415 - 0.1 MB, and for an error alone
+
+    return get_close_matches(word, list(known), count, cutoff)
+
+
 def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
     """Whether an argument holds others: an array of no dimensions is an `Iterable` that cannot be iterated."""
     if not isinstance(value, Iterable):

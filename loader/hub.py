@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError, HubError, InputError, MiaotuiError
+from ..errors import CheckpointError, ConfigError, HubError, InputError, MiaotuiError, spelled_like
 from ..handlers import raised_in_handler
 from .checkpoint import CONFIG, MAX_CONFIG
 from .config import QUANT_METHOD
@@ -89,7 +88,7 @@ def _nearest(path: Path) -> str:
         folders = [p.name for p in path.parent.iterdir() if (p / "config.json").is_file()]
     except (OSError, ValueError):  # nothing to be seen there: no advice
         return ""
-    near = get_close_matches(path.name, folders, 1, 0.75)
+    near = spelled_like(path.name, folders, 1, 0.75)
     return f" (did you mean {path.with_name(near[0])}?)" if near else ""
 
 

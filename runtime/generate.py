@@ -18,7 +18,7 @@ import numpy as np
 
 from ..dataclass import dataclass
 from ..errors import InputError, is_iterable, shown
-from .beams import BEAMS, Beams, beams_from
+from .beam_params import BEAMS, Beams, beams_from
 from .blocks import Block, block_from
 from .constraints import Steered
 from .detokenize import Spelling, check_stop

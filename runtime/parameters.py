@@ -8,13 +8,12 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar, cast, get_args
 
 import numpy as np
 
-from ..errors import InputError, shown
+from ..errors import InputError, shown, spelled_like
 
 if TYPE_CHECKING:
     from .blocks import Block
@@ -255,7 +254,7 @@ def check_names(given: Iterable[str], known: Collection[str], what: str) -> None
     unknown = sorted(set(given) - set(known))
     if not unknown:
         return
-    near = {name: get_close_matches(name, known, 1) for name in unknown}
+    near = {name: spelled_like(name, known, 1) for name in unknown}
     said = ", ".join(name[:80] + "".join(f" (did you mean {other}?)" for other in near[name]) for name in unknown)
     msg = f"unknown {what} {said}; known are {', '.join(known)}"
     raise InputError(msg)

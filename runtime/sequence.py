@@ -6,7 +6,6 @@ import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import field, replace
-from difflib import get_close_matches
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from ..dataclass import dataclass
-from ..errors import BackendError, InputError, MiaotuiError, TokenizerError, is_iterable, shown
+from ..errors import BackendError, InputError, MiaotuiError, TokenizerError, is_iterable, shown, spelled_like
 from .constraints import constraint_of
 from .detokenize import Spelling
 from .drawing import row_words
@@ -198,7 +197,7 @@ def _no_token(codec: Codec | None, token: str) -> str:
     if codec is None:
         return "this model has no tokenizer; give the id"
     spelled = [name for i in codec.special_ids if (name := codec.id_to_token(i)) is not None]
-    near = [name for name in spelled if token in name] or get_close_matches(token, spelled)
+    near = [name for name in spelled if token in name] or spelled_like(token, spelled)
     return "the tokenizer has no such token" + (f"; did you mean {', '.join(near[:3])}?" if near else "")
 
 

@@ -12,7 +12,8 @@ import pytest
 from checkpoints import Drawn, random_tensors, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.runtime.beams import Beams, BeamState, log_softmax
+from miaotui.runtime.beam_params import Beams
+from miaotui.runtime.beams import BeamState, log_softmax
 from miaotui.runtime.kvcache import PAGE
 from safetensors.numpy import save_file
 from test_seq2seq import ids_of, made, small_config

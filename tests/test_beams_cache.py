@@ -11,7 +11,8 @@ import miaotui
 import numpy as np
 import pytest
 from miaotui.errors import InputError
-from miaotui.runtime.beams import Beams, BeamState, Wanted, log_softmax, search
+from miaotui.runtime.beam_params import Beams
+from miaotui.runtime.beams import BeamState, Wanted, log_softmax, search
 from miaotui.runtime.encoding import Whole, encoded
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.rules import Rules

@@ -17,7 +17,7 @@ import soak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.runtime import bf16_dot as rule
-from miaotui.runtime.cpu import emitters, lanes, pairs, target
+from miaotui.runtime.cpu import emitters, flow, lanes, pairs, target
 from miaotui.runtime.spec import Weight
 from numba import njit
 from test_ops import SIZES, THREADS, TOKENS, Case, Draw, exactly, run_kernels
@@ -75,13 +75,13 @@ def computed() -> Any:
     def compiled(way: str) -> Callable[..., int]:
         def walk(b: Any, acc: Any, x: Any, y: Any, out: Any, count: Any) -> None:
             def body(i: Any, _: list[Any]) -> list[Any]:
-                at = b.mul(i, emitters.c64(64))
+                at = b.mul(i, flow.c64(64))
                 loaded = [pairs.ir_load_pairs(b, b.add(a, at)) for a in (x, y)]
                 before = emitters.ir_load(b, b.add(acc, at))
                 emitters.ir_store(b, pairs.ir_dot_pairs(b, before, *loaded, careful=way == "careful"), b.add(out, at))
                 return []
 
-            emitters.ir_loop(b, emitters.c64(0), count, 1, [], body)
+            flow.ir_loop(b, flow.c64(0), count, 1, [], body)
 
         dots = lanes.outlined(f"dots_{way}", 5)(walk)
         enter, leave = pairs.flush_mode, pairs.leave_flush_mode

@@ -19,7 +19,7 @@ from checkpoints import write_safetensors
 from generation_models import write_writer
 from miaotui.errors import BackendError, CheckpointError, ConfigError, InputError, MiaotuiError, TokenizerError
 from miaotui.loader.text.tool_schema import as_tool
-from miaotui.runtime.beams import beams_from
+from miaotui.runtime.beam_params import beams_from
 from miaotui.runtime.rules import Rules, rules_from
 from miaotui.tools.batch.journal import Commit, Journal, read_journal
 from miaotui.tools.batch.records import MOST

@@ -20,7 +20,7 @@ import pytest
 import soak
 from checkpoints import small, write_checkpoint
 from miaotui.errors import BackendError, InputError
-from miaotui.runtime.cpu import cpuid, levels, link, shipped
+from miaotui.runtime.cpu import cpuid, levels, link, shipped, target
 from miaotui.runtime.cpu.layout import ROOTS
 from miaotui.tools import demo, kernels
 from miaotui.tools.bench import start
@@ -66,13 +66,7 @@ def test_levels_are_told_apart_by_what_they_need() -> None:
         assert not twin.needs <= names[twin.level].needs
         assert set(twin.kernels) <= set(link.KERNELS)
     assert list(levels.forced()) == ["x86-64-v4", "x86-64-v3", "aarch64", "x86-64-v4-vnni", "x86-64-v4-bf16"]
-    assert {feature for level in levels.LEVELS for feature in level.has} <= set(link_features())
-
-
-def link_features() -> tuple[str, ...]:
-    from miaotui.runtime.cpu.target import FEATURES
-
-    return FEATURES
+    assert {feature for level in levels.LEVELS for feature in level.has} <= set(target.FEATURES)
 
 
 @x86
@@ -299,6 +293,46 @@ def test_the_same_sources_give_the_same_libraries(tmp_path: Path, monkeypatch: p
     first = kernels.compile_ahead(tmp_path / "a", machine)
     monkeypatch.setenv("PYTHONHASHSEED", "2")
     assert (there or kernels.compile_ahead(tmp_path / "b", machine)) == first
+
+
+@needs_libraries
+def test_libraries_are_small() -> None:
+    """Every installation holds all of them, and a start has what it touches of one in memory."""
+    told = kernels._made(os.uname().machine)
+    assert told is not None
+    assert told["bytes"] == {file: (kernels.HERE / file).stat().st_size for file in told["libraries"]}
+    assert max(told["bytes"].values()) <= kernels.MOST_BYTES, told["bytes"]
+
+
+def test_a_large_library_is_an_error_of_those_who_made_it_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {"a.so": kernels.MOST_BYTES, "b.so": kernels.MOST_BYTES + 1}
+    monkeypatch.setattr(kernels, "compile_ahead", lambda *_: {"bytes": made})
+    assert kernels.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "b.so has 600,001 bytes, and may have 600,000" in said
+    assert "a.so" not in said
+    made.pop("b.so")
+    assert kernels.main([str(tmp_path)]) == 0
+
+
+def test_a_function_is_shared_with_nobody_who_cannot_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "_AIMED", [])
+    monkeypatch.setattr(target, "_APART", {})
+    by = (target.BYTE_DOT,)
+    assert target.apart("dot", by) == ("dot", "internal", True)  # compiled for this process alone
+    target.aim("x86_64", {target.F16C})
+    assert target.apart("dot", by) == ("miaotui.dot", "weak_odr", True)
+    assert target.apart("dot", by) == ("miaotui.dot", "weak_odr", False)
+    assert target.apart("tail") == ("miaotui.tail", "weak_odr", True)
+    target.aim("x86_64", {target.F16C, target.BYTE_DOT})
+    assert target.apart("dot", by) == ("miaotui.dot.avx512vnni", "weak_odr", True)
+    assert target.apart("tail") == ("miaotui.tail", "weak_odr", False)
+    assert target.apart("late") == ("miaotui.late", "weak_odr", True)
+    target.aim("x86_64", {target.F16C})
+    with pytest.raises(BackendError, match="late: of a kernel that was compiled for avx512vnni, f16c, which not every"):
+        target.apart("late")
 
 
 def test_processes_of_a_level_share_no_kernel() -> None:

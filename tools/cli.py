@@ -18,13 +18,12 @@ import os
 import re
 import sys
 import traceback
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..dataclass import dataclass
-from ..errors import InputError, MiaotuiError, PlanError, ProfileError
+from ..errors import InputError, MiaotuiError, PlanError, ProfileError, spelled_like
 from ..interpreters import check_interpreter, check_room, not_imported
 from .notes import warnings_as_notes
 from .streams import open_streams, settle, with_bytes
@@ -375,7 +374,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = get_close_matches(word, known, 1)
+    near = spelled_like(word, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

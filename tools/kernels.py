@@ -47,15 +47,19 @@ OUTSIDE = frozenset({
 })  # fmt: skip
 #: Of our own process that emits: nothing that changes code may come from whoever builds.
 _CLEAN = ("NUMBA_", "MIAOTUI_")
-#: Parts of a level, each emitted by a process, and how the names of their kernels begin. What kernels share
-#: (`target.apart`) stays within a part.
+#: Parts of a level, each emitted by a process, and how the names of their kernels begin.
 PARTS = {
     "attention": ("attention", "cross_attention"),
     "products": ("linear", "expert_linear", "head_products"),
     "rest": ("",),
 }
-#: Of functions that are compiled for size, how Numba's names for them say it: they keep the books for those that loop.
-SMALL = ("12attention_of",)
+#: Of functions that are compiled for size, how Numba's names for them say it: attention's books, draws, whose loops are
+#: vectors as they stand, the rows of a cache, and what is done once to a model.
+SMALL = (
+    "12attention_of", "8kv_cache", "7packing", "7kernels4draw", "11draw_stages", "12draw_weights", "13draw_boundary",
+)  # fmt: skip
+#: Bytes of a library, at most: each is installed everywhere, and what a start touches of it is in memory.
+MOST_BYTES = 600_000
 EMULATIONS = {"x86_64": "elf_x86_64", "aarch64": "aarch64linux"}
 EMIT = "--emit"
 
@@ -88,7 +92,7 @@ def compile_ahead(folder: Path, machine: str) -> dict[str, Any]:
             libraries |= _linked(link, Path(PROBE).stem, [probe], folder)
     checks = {file: zlib.crc32((folder / file).read_bytes()) for file in libraries}
     told = {"sources": sources().hex(), "versions": _versions(), "machine": machine, "libraries": libraries}
-    told["checks"] = checks
+    told |= {"checks": checks, "bytes": {file: (folder / file).stat().st_size for file in libraries}}
     (folder / MANIFEST).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
 
@@ -100,7 +104,7 @@ def _made(machine: str) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     wanted = {"sources": sources().hex(), "versions": _versions(), "machine": machine}
-    return told if "checks" in told and all(told.get(name) == value for name, value in wanted.items()) else None
+    return told if "bytes" in told and all(told.get(name) == value for name, value in wanted.items()) else None
 
 
 def _versions() -> dict[str, str]:
@@ -157,8 +161,8 @@ def _linked(link: Sequence[str], name: str, objects: Iterable[Path], folder: Pat
         shown.write_text("{ global: miaotui_*; local: *; };\n", encoding="utf-8")
         done = subprocess.run(  # noqa: S603 - a linker that we found, on files that we made
             [*link, "-shared", "-s", "-o", file, *objects, f"--version-script={shown}", f"-soname={file.name}",
-             "-z", "noexecstack", "-z", "relro", "-z", "now", "-z", "text", "--hash-style=gnu", "--build-id=none",
-             "--gc-sections"],
+             "-z", "noexecstack", "-z", "relro", "-z", "now", "-z", "text", "-z", "noseparate-code",
+             "--hash-style=gnu", "--build-id=none", "--gc-sections"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     if done.returncode:
@@ -194,7 +198,7 @@ def _emit(level: Level, part: str, place: Path) -> None:
     for name in dict.fromkeys((*ROOTS, *KERNELS)):
         if _part(name) == part:
             (place / f"{name}.o").write_bytes(emit.object_code(name, linked=True))
-    for twin in TWINS:
+    for twin in sorted(TWINS, key=lambda twin: len(twin.needs)):  # what it shares with one that needs more is its own
         names = [name for name in twin.kernels if twin.level == level.name and _part(name) == part]
         if names:
             aim(twin)
@@ -270,19 +274,29 @@ def _aiming(level: Level) -> Callable[[Twin | None], None]:
             aim(level.machine, level.has)
         else:
             made.turn(",".join(filter(None, [level.features, twin.features])))
-            aim(level.machine, level.has | twin.has, twin.name)
+            aim(level.machine, level.has | twin.has)
 
     return turn
 
 
 def main(arguments: list[str]) -> int:
-    """Compile for a machine (this one's kind, if none is named) into a folder, and say what was made; 0."""
+    """Compile for a machine (this one's kind, if none is named) into a folder, and say what was made.
+
+    0, or 1 where a library is too large: no reason not to build a package, which another Numba may do.
+    """
     if arguments[:1] == [EMIT]:
         _emit(next(level for level in LEVELS if level.name == arguments[1]), arguments[2], Path(arguments[3]))
         return 0
     told = compile_ahead(Path(arguments[0]), arguments[1] if arguments[1:] else platform.machine())
     print(json.dumps(told, indent=1))
-    return 0
+    large = {file: size for file, size in told["bytes"].items() if size > MOST_BYTES}
+    for file, size in large.items():
+        print(
+            f"{file} has {size:,} bytes, and may have {MOST_BYTES:,}: what kernels have in common should be a function "
+            f"that they share (`ir_apart`, `SMALL`); docs/decisions.md says what was done",
+            file=sys.stderr,
+        )
+    return int(bool(large))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..dataclass import dataclass
-from ..errors import InputError, PlanError
+from ..errors import InputError, PlanError, spelled_like
 from ..loader.files import quote, reason
 from ..loader.sizes import largest
 from ..loader.write import write_whole
@@ -91,7 +90,7 @@ def check_methods(methods: Sequence[str]) -> None:
     """InputError: one of them is no method."""
     for method in methods:
         if method not in METHODS:
-            near = get_close_matches(method, METHODS, 1)
+            near = spelled_like(method, METHODS, 1)
             perhaps = f" (did you mean {near[0]}?)" if near else ""
             msg = f"--methods {method}: no such method{perhaps}; expected some of {', '.join(METHODS)}"
             raise InputError(msg)

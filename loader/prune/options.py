@@ -30,11 +30,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError, PlanError
+from ...errors import InputError, PlanError, spelled_like
 from ..files import quote, read_text
 from ..paths import as_path
 from ..ranges import as_indices, last_named, read_indices, read_ranges
@@ -128,7 +127,7 @@ def _from_forms(forms: Forms, opened: Opened) -> PrunePlan:
 
     unknown = [name for name in forms if name not in FORMS]
     if unknown:
-        near = get_close_matches(str(unknown[0]), FORMS, 1)
+        near = spelled_like(str(unknown[0]), FORMS, 1)
         perhaps = f" (did you mean {forms.name_of(near[0])}?)" if near else ""
         msg = f"{quote(unknown[0])} is not understood{perhaps}; expected some of {', '.join(map(forms.name_of, FORMS))}"
         raise PlanError(msg)

@@ -7,7 +7,6 @@ where memory ends. What a rule can do at most is known from the file; those of p
 
 from __future__ import annotations
 
-import base64
 import binascii
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,7 @@ def _replace(step: dict[str, Any]) -> float:
 def _precompiled(step: dict[str, Any]) -> float:
     """SentencePiece's table: the size of a trie in 4 bytes, the trie, and the replacements, each ended by a NUL."""
     try:
-        table = base64.b64decode(step.get("precompiled_charsmap") or "", validate=True)
+        table = binascii.a2b_base64(step.get("precompiled_charsmap") or "", strict_mode=True)
     except (TypeError, ValueError, binascii.Error):
         return 1
     texts = table[4 + int.from_bytes(table[:4], "little") :]

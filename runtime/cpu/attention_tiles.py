@@ -9,22 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
+from numba.core import cgutils
 
 from ..kvcache import DIMS, KEYS, KV_BYTES, PAGE, PAIRS
 from .emitters import (
     F32,
+    I32,
     VI,
     ZERO,
     N,
     V,
-    c64,
-    const,
-    ir_apart,
-    ir_choose,
+    bare_ptr,
     ir_fma,
     ir_least,
     ir_load,
-    ir_loop,
     ir_most,
     ir_prefetch,
     ir_splat,
@@ -33,7 +31,8 @@ from .emitters import (
     ptr,
     shuffle,
 )
-from .lanes import f32, i64, lanes, op, outlined, void
+from .flow import I64, c64, ir_choose, ir_function, ir_loop, ir_while
+from .lanes import i64, op, void
 from .target import attention_shape
 
 if TYPE_CHECKING:
@@ -43,6 +42,11 @@ if TYPE_CHECKING:
 TILE, VECTORS = attention_shape()
 #: Blocks of keys at once, so that a query's number that is loaded serves several times: TILE * BLOCKS * 2 accumulators.
 BLOCKS = VECTORS // 2
+#: Vectors that a function of values takes, the most first; where in the table (`tiles_of`) functions stand, in bytes.
+WIDTHS = tuple(sorted({VECTORS, VECTORS // 2, 1} - {0}, reverse=True))
+SCORES, SCORES_OF_BLOCK, SCORES_OF_ONE, BY_PAGE = 0, 8, 16, 24
+BY_LANE = BY_PAGE + 8 * len(WIDTHS)
+OF_ONE = 2 * 8 * len(WIDTHS)  # further on: of one query
 LINE = 64
 BOUND = 32  # bytes of a query's bounds
 #: Bytes that keys and values are asked for in advance, at most a page's; half or a quarter of it is slower by 10 to
@@ -67,7 +71,7 @@ def _splat_at(b: Any, addr: Any) -> Any:
     return ir_splat(b, b.load(ptr(b, addr, F32), align=4))
 
 
-def _tree(b: Any, xs: Sequence[Any]) -> Any:
+def ir_tree(b: Any, xs: Sequence[Any]) -> Any:
     """Add the lanes of the order as `ir_fold` does: i + (i + half), again and again."""
     xs = list(xs)
     while len(xs) > 1:
@@ -85,7 +89,7 @@ def _interleave(b: Any, xs: Sequence[Any]) -> list[Any]:
     return [shuffle(b, x, y, half) for x, y in zip(even, odd, strict=True) for half in halves]
 
 
-def scores_tile(rows: int, blocks: int, kind: str) -> Any:
+def _scores_tile(rows: int, blocks: int, kind: str) -> tuple[str, Any, int]:
     """sum_d q[m, d] k[d, 0:16] for blocks of keys, each `rows` vectors as `_interleave` makes them, `ldo` bytes apart.
 
     (q, k, scales, d, out, ldo, left, jump, part): q [d/16][rows][16], d a multiple of sixteen; `scales`: of int8 keys.
@@ -94,7 +98,6 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
     """
     size, count = KV_BYTES[kind], rows * blocks
 
-    @outlined(f"scores_{kind}_{rows}_{blocks}", 9)
     def tile(
         b: Any, q: Any, k: Any, scales: Any, d_pad: Any, out: Any, ldo: Any, left: Any, jump: Any, part: Any
     ) -> None:
@@ -121,10 +124,10 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
                 return new
 
             acc = ir_loop(b, c64(0), d_pad, N, [ZERO] * (2 * count), body)
-            return [_tree(b, acc[i::count]) for i in range(count)]
+            return [ir_tree(b, acc[i::count]) for i in range(count)]
 
         def sums(c: int, step: int, depth: int) -> list[Any]:
-            """`_tree` over pairs c, c + step, ..., a half after the other: they come in the order of `PAIRS`."""
+            """`ir_tree` over pairs c, c + step, ..., a half after the other: they come in the order of `PAIRS`."""
             if step == len(PAIRS):
                 return one_pass(c)
             for i, x in enumerate(sums(c, 2 * step, depth + 1)):
@@ -141,39 +144,48 @@ def scores_tile(rows: int, blocks: int, kind: str) -> Any:
             for g, x in enumerate(_interleave(b, block)):
                 ir_store(b, x, b.add(b.add(out, b.mul(ldo, c64(g))), c64(4 * N * i)))
 
-    return tile
+    return f"scores_{kind}_{rows}_{blocks}", tile, 9
 
 
-def values_of(rows: int, kind: str) -> tuple[Any, Any]:
-    """Operations of `_values_tiles` for `rows` queries, which take the number of vectors before all else.
+def tiles_of(kind: str) -> Any:
+    """Operation: address of a table, as long as the kernel runs, of the functions for a cache of this kind.
 
-    Vectors: `VECTORS`, half as many, or one.
+    The walk calls them by address, so that those of all kinds have one walk. At `SCORES`, `SCORES_OF_BLOCK` and
+    `SCORES_OF_ONE`: `_scores_tile`; from `BY_PAGE`, `BY_LANE` on and `OF_ONE` after each: `_values_tiles` for `WIDTHS`
+    vectors.
     """
-    tiles = {n: _values_tiles(rows, n, kind) for n in sorted({VECTORS, VECTORS // 2, 1} - {0})}
+    scores = [_scores_tile(TILE, BLOCKS, kind), _scores_tile(TILE, 1, kind), _scores_tile(1, 1, kind)]
+    pairs = [[_values_tiles(rows, n, kind) for n in WIDTHS] for rows in (TILE, 1)]
+    functions = [*scores, *(tiles[which] for of_rows in pairs for which in range(2) for tiles in of_rows)]
 
-    def by(which: int, name: str, n_args: int) -> Any:
-        def call(b: Any, vectors: Any, *args: Any) -> None:
-            ways = {n: b.function.append_basic_block(f"of_{n}") for n in tiles}
-            end = b.function.append_basic_block("taken")
-            first, *others = ways
-            choice = b.switch(vectors, ways[first])
-            for n in others:
-                choice.add_case(c64(n), ways[n])
-            for n, way in ways.items():
-                b.position_at_end(way)
-                ir_apart(b, f"values_{kind}_{rows}_{n}_{name}", tiles[n][which], *args)
-                b.branch(end)
-            b.position_at_end(end)
+    @op(i64)
+    def tiles(b: Any) -> Any:
+        table = b.ptrtoint(cgutils.alloca_once(b, ir.ArrayType(I64, len(functions))), I64)
+        for i, (name, f, n_args) in enumerate(functions):
+            address = b.ptrtoint(ir_function(b, name, f, [I64] * n_args), I64)
+            b.store(address, bare_ptr(b, b.add(table, c64(8 * i)), I64))
+        return table
 
-        return op(void, *[i64] * (1 + n_args))(call)
-
-    return by(0, "by_page", 13), by(1, "by_lane", 12)
+    return tiles
 
 
-def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
+def _caller(n_args: int) -> Any:
+    @op(void, *[i64] * (1 + n_args))
+    def call(b: Any, address: Any, *args: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * n_args)
+        b.call(b.inttoptr(address, kind.as_pointer()), args)
+
+    return call
+
+
+#: Operations (address, ...): a function of a table.
+call_scores, call_by_lane, call_by_page = _caller(9), _caller(12), _caller(13)
+
+
+def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[tuple[str, Any, int], tuple[str, Any, int]]:
     """out[lane, m, v] = sum of p[m, j] v[j, 16 v :] over the keys j = lane mod 16, for the lanes of the order.
 
-    Two emitters: one page for all lanes, added to what `out` holds (to 0 if `fresh` is not 0), which reads a page
+    Two functions: one page for all lanes, added to what `out` holds (to 0 if `fresh` is not 0), which reads a page
     from front to back; and one lane over all pages, which keeps its sums in registers, for keys that many queries
     share.
 
@@ -187,12 +199,12 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
     size, blocks, each = KV_BYTES[kind], PAGE // KEYS, KEYS // rows  # each: keys of a vector of weights
 
     def page_at(b: Any, pool: Any, table: Any, page_bytes: Any, page: Any) -> Any:
-        number = b.sext(b.load(ptr(b, off(b, table, page, 4), ir.IntType(32)), align=4), ir.IntType(64))
+        number = b.sext(b.load(ptr(b, off(b, table, page, 4), I32), align=4), I64)
         return b.add(pool, b.mul(number, page_bytes))
 
     def spans(b: Any, edges: Any, page: Any) -> tuple[list[Any], Any]:
         """The edges as blocks of a page, and whether every query sees all of it."""
-        words = (b.load(ptr(b, b.add(edges, c64(8 * i)), ir.IntType(64)), align=8) for i in range(4))
+        words = (b.load(ptr(b, b.add(edges, c64(8 * i)), I64), align=8) for i in range(4))
         inside = [ir_least(b, c64(blocks), ir_most(b, c64(0), b.sub(e, b.mul(page, c64(blocks))))) for e in words]
         return inside, b.and_(b.icmp_signed("==", inside[1], c64(0)), b.icmp_signed("==", inside[2], c64(blocks)))
 
@@ -208,7 +220,7 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
 
         def seen(block: Any, m: int) -> Any:
             key = b.add(b.mul(b.add(first, block), c64(KEYS)), lane)
-            low, end = (b.load(ptr(b, b.add(bounds, c64(BOUND * m + i)), ir.IntType(64)), align=8) for i in (16, 8))
+            low, end = (b.load(ptr(b, b.add(bounds, c64(BOUND * m + i)), I64), align=8) for i in (16, 8))
             return b.and_(b.icmp_signed("<=", low, key), b.icmp_signed("<", key, end))
 
         def take(start: Any, stop: Any, acc: list[Any], *, bounded: bool) -> list[Any]:
@@ -236,10 +248,16 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
         def whole(acc: list[Any]) -> list[Any]:
             return take(c64(0), c64(blocks), acc, bounded=False)
 
-        def part(edges: list[Any], acc: list[Any]) -> list[Any]:
-            for i, bounded in enumerate((True, False, True)):
-                acc = take(edges[i], edges[i + 1], acc, bounded=bounded)
-            return acc
+        def part(limits: list[Any], acc: list[Any]) -> list[Any]:
+            """Blocks of the first edge and those of all; then, with the same code, those of the last edge."""
+            last = limits[3]
+
+            def turn(state: list[Any]) -> list[Any]:
+                start, inside, stop, *acc = state
+                acc = take(start, inside, acc, bounded=True)
+                return [stop, last, last, *take(inside, stop, acc, bounded=False)]
+
+            return ir_while(b, [*limits[:3], *acc], lambda s: b.icmp_signed("<", s[0], last), turn)[3:]
 
         return whole, part
 
@@ -252,7 +270,7 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
             b.mul(row, c64(PAGE)),
             spans(b, edges, page),
         )
-        last = b.load(ptr(b, b.add(edges, c64(24)), ir.IntType(64)), align=8)
+        last = b.load(ptr(b, b.add(edges, c64(24)), I64), align=8)
         last = b.sdiv(b.sub(last, c64(1)), c64(blocks))
         following = page_at(b, pool, table, page_bytes, ir_least(b, last, b.add(page, c64(1))))
         end = b.add(at, numbers)
@@ -284,7 +302,7 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
         edges: Any, lane: Any, out: Any, stride: Any,
     ) -> None:  # fmt: skip
-        begin, end = (b.load(ptr(b, b.add(edges, c64(8 * i)), ir.IntType(64)), align=8) for i in (0, 3))
+        begin, end = (b.load(ptr(b, b.add(edges, c64(8 * i)), I64), align=8) for i in (0, 3))
         begin, end = b.sdiv(begin, c64(blocks)), b.sdiv(b.add(end, c64(blocks - 1)), c64(blocks))
 
         def one(page: Any, acc: list[Any]) -> list[Any]:
@@ -297,72 +315,8 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[Any, Any]:
         for i, a in enumerate(ir_loop(b, begin, end, 1, [ZERO] * (rows * vectors), one)):
             ir_store(b, a, b.add(b.add(out, b.mul(lane, stride)), c64(4 * N * i)))
 
-    return by_page, by_lane
-
-
-def bias_tile(rows: int) -> Any:
-    """Operation (at, key): numbers of 16 / rows keys from `key` on by rows, as `_interleave` makes them.
-
-    `at`: where the first row's word is that holds the address of its key 0; the others' are `BOUND` bytes apart.
-    """
-    each = N // rows
-    part = ir.VectorType(F32, each)
-
-    def interleave(b: Any, xs: Sequence[Any]) -> Any:
-        if len(xs) == 1:
-            return xs[0]
-        x, y = interleave(b, xs[::2]), interleave(b, xs[1::2])
-        n = x.type.count
-        return shuffle(b, x, y, [i for j in range(n) for i in (j, n + j)])
-
-    @op(lanes, i64, i64)
-    def biases(b: Any, at: Any, key: Any) -> Any:
-        words = (b.load(ptr(b, b.add(at, c64(BOUND * m)), ir.IntType(64)), align=8) for m in range(rows))
-        return interleave(b, [b.load(ptr(b, off(b, word, key, 4), part), align=4) for word in words])
-
-    return biases
-
-
-def tile_folds(rows: int) -> tuple[Any, Any, Any]:
-    """Operations on vectors of 16 / rows keys by rows, as `_interleave` makes them.
-
-    keys(first): the number of each lane's key; fold(at): of `rows` vectors in a row the sums over keys, in the one
-    order, row m's in lane m; top(v): the largest of each row, in all of its lanes.
-    """
-
-    @op(lanes, f32)
-    def keys(b: Any, first: Any) -> Any:
-        return b.fadd(ir_splat(b, first), const(V, [float(i // rows) for i in range(N)]))
-
-    @op(lanes, i64)
-    def fold(b: Any, at: Any) -> Any:
-        v, h = _tree(b, [ir_load(b, b.add(at, c64(4 * N * g))) for g in range(rows)]), N // 2
-        while h >= rows:
-            v, h = b.fadd(v, shuffle(b, v, v, [(i + h) % N for i in range(N)])), h // 2
-        return v
-
-    @op(lanes, lanes)
-    def top(b: Any, v: Any) -> Any:
-        h = N // 2
-        while h >= rows:
-            other = shuffle(b, v, v, [(i + h) % N for i in range(N)])
-            v, h = b.select(b.fcmp_ordered(">", v, other), v, other), h // 2
-        return v
-
-    return keys, fold, top
-
-
-@op(lanes, lanes, lanes, lanes, lanes, f32)
-def within(b: Any, v: Any, key: Any, first: Any, end: Any, other: Any) -> Any:
-    """Lanes of v with first <= key < end, `other` elsewhere."""
-    inside = b.and_(b.fcmp_ordered(">=", key, first), b.fcmp_ordered("<", key, end))
-    return b.select(inside, v, ir_splat(b, other))
-
-
-@op(lanes, i64, i64)
-def fold_lanes(b: Any, at: Any, stride: Any) -> Any:
-    """The order's sixteen lanes, each a vector `stride` bytes after the last, folded."""
-    return _tree(b, [ir_load(b, b.add(at, b.mul(stride, c64(r)))) for r in range(N)])
+    name = f"values_{kind}_{rows}_{vectors}"
+    return (f"{name}_by_page", by_page, 13), (f"{name}_by_lane", by_lane, 12)
 
 
 assert DIMS >= VECTORS * N  # noqa: S101 - what the recorder reserves

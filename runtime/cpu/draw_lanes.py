@@ -13,29 +13,13 @@ from numba import types
 
 from ..drawing import LEVELS
 from ..sampling import LN2_HIGH, LN2_LOW, NEGLIGIBLE, PER_LN2, TAYLOR
-from .emitters import (
-    F32,
-    F64,
-    I32,
-    I64,
-    VI,
-    N,
-    V,
-    alike,
-    c64,
-    const,
-    ext,
-    ir_below,
-    ir_choose,
-    ir_load,
-    ir_splat,
-    ptr,
-)
+from .emitters import F32, F64, I32, VI, N, V, alike, const, ext, ir_below, ir_load, ir_splat, ptr
+from .flow import I64, c64, ir_choose
 from .lanes import each, f32, i64, lanes, op, void
 from .target import draw_lanes
 
 if TYPE_CHECKING:
-    from .emitters import Builder, Value
+    from .flow import Builder, Value
 
 f64 = types.float64
 I128 = ir.IntType(128)

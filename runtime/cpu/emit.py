@@ -66,18 +66,19 @@ def object_code(name: str, twin: str = "", *, linked: bool = False) -> bytes:
 def _shared(module: Any, entry: str) -> Any:
     """The module, to be linked with others: what they have in common is linked once, and all of it is hidden."""
     for f in module.functions:
+        f.add_function_attribute("nounwind")  # no exception passes through: no tables are needed that say how
         if f.name.startswith(SHARED):
             f.visibility = "hidden"
         elif not f.is_declaration and f.name != entry and f.linkage != llvm.Linkage.linkonce_odr:
             f.linkage = "internal"
-    # Numba's functions may stand in several modules; a linker drops all but one where they are groups of one name
+    # such functions may stand in several modules; a linker drops all but one where they are groups of one name
     text = str(module)
     groups = "".join(f"${name} = comdat any\n" for name in _ONCE.findall(text))
     return llvm.parse_assembly(_ONCE.sub(r"\g<0> comdat", text) + groups)
 
 
 #: The head of a function that may stand in several modules, up to its body: its name.
-_ONCE = re.compile(r"^define linkonce_odr .*?@(\"[^\"]+\"|[\w.$-]+)\(.*(?= \{$)", re.MULTILINE)
+_ONCE = re.compile(r"^define (?:linkonce|weak)_odr .*?@(\"[^\"]+\"|[\w.$-]+)\(.*(?= \{$)", re.MULTILINE)
 
 
 def _entry(context: Any, described: Any, name: str) -> Any:

@@ -6,34 +6,27 @@ every fused multiply-add explicit. Addresses are int64; loads and stores need no
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 from numba.core import cgutils
 
 from ..ops import FAST
-from . import target
 from .environment import debugging
+from .flow import I64, Builder, Value, c64, ir_apart, ir_choose
 from .layout import INSIDE
-from .target import machine, native_half
+from .target import bit_masks, machine, masked_moves, native_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+I1, I8, I16, I32 = (ir.IntType(bits) for bits in (1, 8, 16, 32))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 N = 16
 V, VI, VH, VB, VM = (ir.VectorType(t, N) for t in (F32, I32, I16, I8, I1))
 PAIRS = ir.VectorType(I16, 2 * N)
 SIZES = {"f32": 4, "bf16": 2, "f16": 2, FAST: 2}
-
-Builder = Any
-Value = Any
-
-
-def c64(v: int) -> Value:
-    """int64 constant."""
-    return ir.Constant(I64, v)
 
 
 def const(vec: Any, vals: Sequence[float]) -> Value:
@@ -123,8 +116,13 @@ def as_ints(b: Builder, v: Value) -> Value:
 
 
 def ir_below(b: Builder, n: Value, count: int = N) -> Value:
-    """Mask of lanes < n, of `count`."""
-    return b.icmp_signed("<", const(ir.VectorType(I64, count), range(count)), ir_splat(b, n, count))
+    """Mask of lanes < n, of `count`: by bits where masks are registers, else in lanes as wide as a float's."""
+    n = ir_most(b, c64(0), ir_least(b, n, c64(count)))
+    if bit_masks() and count < I64.width:
+        bits = b.xor(b.shl(c64(-1), n), c64(-1))
+        return b.bitcast(b.trunc(bits, ir.IntType(count)), ir.VectorType(I1, count))
+    kind = ir.VectorType(I32, count)
+    return b.icmp_signed("<", const(kind, range(count)), ir_splat(b, b.trunc(n, I32), count))
 
 
 def ir_least(b: Builder, x: Value, y: Value) -> Value:
@@ -161,13 +159,41 @@ def ir_load(b: Builder, addr: Value, kind: str = "f32", mask: Value | None = Non
     """Sixteen values widened to float32; with a mask, absent lanes are +0 and their memory is not touched."""
     ty = V if kind == "f32" else VH
     p = ptr(b, addr, ty, mask)
-    if mask is None:
-        v = b.load(p, align=SIZES[kind])
-    else:
-        name = "llvm.masked.load.v16f32.p0" if kind == "f32" else "llvm.masked.load.v16i16.p0"
-        absent = ZERO if kind == "f32" else ir.Constant(ty, None)
-        v = b.call(ext(b, name, ty, [p.type, I32, VM, ty]), [p, ir.Constant(I32, SIZES[kind]), mask, absent])
-    return ir_widen(b, v, kind)
+    return ir_widen(b, b.load(p, align=SIZES[kind]) if mask is None else ir_load_masked(b, p, ty, mask), kind)
+
+
+def ir_load_masked(b: Builder, p: Value, ty: Any, mask: Value) -> Value:
+    """A vector as stored, of which lanes of the mask are read; others are +0.
+
+    Where no instruction does it, LLVM writes a branch for every lane: those stand once, in a function.
+    """
+    if masked_moves(halves=ty.element != F32):
+        return _load_masked(b, p, ty, mask)
+    name = f"load_masked_{ty.count}_{SIZES['f32' if ty.element == F32 else 'bf16']}"
+    return ir_apart(b, name, partial(_load_apart, ty), b.ptrtoint(p, I64), _bits_of(b, mask), returns=ty)
+
+
+def _bits_of(b: Builder, mask: Value) -> Value:
+    return b.zext(b.bitcast(mask, ir.IntType(mask.type.count)), I64)
+
+
+def _mask_of(b: Builder, bits: Value, count: int) -> tuple[Value, Value]:
+    """A mask from its bits, and whether it is of all lanes."""
+    mask = b.bitcast(b.trunc(bits, ir.IntType(count)), ir.VectorType(I1, count))
+    return mask, b.icmp_unsigned("==", bits, c64((1 << count) - 1))
+
+
+def _load_masked(b: Builder, p: Value, ty: Any, mask: Value) -> Value:
+    name = f"llvm.masked.load.v{ty.count}{'f32' if ty.element == F32 else 'i16'}.p0"
+    align = ir.Constant(I32, 4 if ty.element == F32 else 2)
+    return b.call(ext(b, name, ty, [p.type, I32, mask.type, ty]), [p, align, mask, ir.Constant(ty, None)])
+
+
+def _load_apart(ty: Any, b: Builder, addr: Value, bits: Value) -> Value:
+    p, (mask, whole) = bare_ptr(b, addr, ty), _mask_of(b, bits, ty.count)
+    align = 4 if ty.element == F32 else 2
+    (v,) = ir_choose(b, whole, lambda: [b.load(p, align=align)], lambda: [_load_masked(b, p, ty, mask)])
+    return v
 
 
 def ir_prefetch(b: Builder, addr: Value, near: int = 3) -> None:
@@ -182,10 +208,29 @@ def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> No
     p = ptr(b, addr, v.type, mask)
     if mask is None:
         b.store(v, p, align=4 if v.type == V else 1)
+    elif masked_moves():
+        _store_masked(b, v, p, mask)
     else:
-        name = f"llvm.masked.store.v{v.type.count}f32.p0"
-        f = ext(b, name, ir.VoidType(), [v.type, p.type, I32, mask.type])
-        b.call(f, [v, p, ir.Constant(I32, 4), mask])
+        ir_apart(b, f"store_masked_{v.type.count}", _store_apart, v, b.ptrtoint(p, I64), _bits_of(b, mask))
+
+
+def _store_masked(b: Builder, v: Value, p: Value, mask: Value) -> None:
+    f = ext(b, f"llvm.masked.store.v{v.type.count}f32.p0", ir.VoidType(), [v.type, p.type, I32, mask.type])
+    b.call(f, [v, p, ir.Constant(I32, 4), mask])
+
+
+def _store_apart(b: Builder, v: Value, addr: Value, bits: Value) -> None:
+    p, (mask, whole) = bare_ptr(b, addr, v.type), _mask_of(b, bits, v.type.count)
+
+    def all_of_it() -> list[Value]:
+        b.store(v, p, align=4)
+        return []
+
+    def some() -> list[Value]:
+        _store_masked(b, v, p, mask)
+        return []
+
+    ir_choose(b, whole, all_of_it, some)
 
 
 def ir_to_bf16(b: Builder, v: Value) -> Value:
@@ -204,47 +249,6 @@ def ir_to_int8(b: Builder, v: Value) -> Value:
     return b.fptosi(v, VI)
 
 
-def ir_loop(b: Builder, start: Value, stop: Value, step: int, accs: Sequence[Value],
-            body: Callable[[Value, list[Value]], list[Value]]) -> list[Value]:  # fmt: skip
-    """`for k in range(start, stop, step): accs = body(k, accs)`; the final accs."""
-    f, before = b.function, b.block
-    head, blk, end = (f.append_basic_block(s) for s in ("head", "body", "end"))
-    b.branch(head)
-    b.position_at_end(head)
-    k = b.phi(I64)
-    k.add_incoming(start, before)
-    phis = [b.phi(a.type) for a in accs]
-    for p, a in zip(phis, accs, strict=True):
-        p.add_incoming(a, before)
-    b.cbranch(b.icmp_signed("<", k, stop), blk, end)
-    b.position_at_end(blk)
-    new = body(k, phis)
-    k.add_incoming(b.add(k, c64(step)), b.block)
-    for p, a in zip(phis, new, strict=True):
-        p.add_incoming(a, b.block)
-    b.branch(head)
-    b.position_at_end(end)
-    return phis
-
-
-def ir_choose(b: Builder, condition: Value, yes: Callable[[], list[Value]],
-              no: Callable[[], list[Value]]) -> list[Value]:  # fmt: skip
-    """`yes() if condition else no()`: as many values, of the same types."""
-    f = b.function
-    blocks, end, ways = [f.append_basic_block(s) for s in ("yes", "no")], f.append_basic_block("end"), []
-    b.cbranch(condition, *blocks)
-    for block, emit in zip(blocks, (yes, no), strict=True):
-        b.position_at_end(block)
-        ways.append((emit(), b.block))
-        b.branch(end)
-    b.position_at_end(end)
-    phis = [b.phi(v.type) for v in ways[0][0]]
-    for values, block in ways:
-        for phi, v in zip(phis, values, strict=True):
-            phi.add_incoming(v, block)
-    return phis
-
-
 def ir_fold(b: Builder, vs: Sequence[Value], join: Callable[[Value, Value], Value] | None = None) -> Value:
     """THE reduction tree, for 1, 2, 4, 8 or 16 accumulators at once: value i of the result is the fold of vs[i].
 
@@ -261,22 +265,6 @@ def ir_fold(b: Builder, vs: Sequence[Value], join: Callable[[Value, Value], Valu
         vs = [join(shuffle(b, x, y, low), shuffle(b, x, y, [i + h for i in low])) for x, y in pairs]
         g = h
     return vs[0]
-
-
-def ir_apart(b: Builder, name: str, f: Callable[..., None], *args: Value) -> None:
-    """Call what `f` emits, of int64 arguments, as a function of its own.
-
-    Where kernels are compiled ahead they share it: the first that calls it holds it.
-    """
-    name, linkage, here = target.apart(name)
-    fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), [I64] * len(args)), name)
-    if fn.is_declaration and here:
-        fn.linkage = linkage
-        fn.attributes.add("noinline")
-        inner = ir.IRBuilder(fn.append_basic_block())
-        f(inner, *fn.args)
-        inner.ret_void()
-    b.call(fn, args)
 
 
 #: x86-64's MXCSR as a process begins: to nearest, denormals are numbers, every exception masked. FPCR of aarch64: 0.

@@ -22,7 +22,6 @@ from .emitters import (
     I8,
     I16,
     I32,
-    I64,
     PAIRS,
     VB,
     VH,
@@ -33,16 +32,13 @@ from .emitters import (
     alike,
     as_ints,
     bare_ptr,
-    c64,
     const,
     ext,
-    ir_apart,
     ir_below,
     ir_fma,
     ir_fold,
     ir_larger_size,
     ir_load,
-    ir_loop,
     ir_prefetch,
     ir_splat,
     ir_store,
@@ -52,8 +48,9 @@ from .emitters import (
     ptr,
     shuffle,
 )
-from .lanes import f32, i64, op, void
-from .target import byte_dot, expands_bytes
+from .flow import I64, c64, ir_apart, ir_loop
+from .lanes import f32, i64, op, outlined, void
+from .target import BYTE_DOT, EXPANDS_BYTES, byte_dot, expands_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,22 +137,22 @@ def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
     return [(b.and_(v, low), 4 * step), (b.and_(b.lshr(v, four), low), GROUP // 2 + 4 * step)]
 
 
-def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
-    """y[m, 16 p + l] for `panels` panels and `tokens` tokens; strides in bytes.
+def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0, *, pasted: bool = False) -> Any:
+    """y[m, 16 p + l] for `panels` panels and `tokens` tokens, then for the tokens after these, `count` times.
 
-    `ahead`: prefetch the weights this many bytes further on, or 0.
+    `ahead`: prefetch the weights this many bytes further on, or 0. `pasted`: into the kernel, no function of its own.
+    Strides are in bytes.
 
-    (w, ldw, x, ldx, groups, y, ldy, ldp, left): panels lie ldw apart and their results ldp, tokens ldx and ldy; `left`
-    counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums.
+    (w, ldw, x, ldx, groups, y, ldy, ldp, left, count): panels lie ldw apart and their results ldp, tokens ldx and ldy;
+    `left` counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums.
     """
     dense = "int8" if kind == SPARSE_INT8 else kind
     size, steps = GROUP_BYTES[dense], (GROUP_BYTES[dense] - HEAD_BYTES[dense]) // STEP
     lowest = HEAD_BYTES[dense] > SCALE_BYTES
     read = size if kind == dense else HALF_FULL
+    by = (BYTE_DOT,) if kind == dense else (BYTE_DOT, EXPANDS_BYTES)
 
-    @op(void, *[i64] * 9)
-    def tile(b: Any, w: Any, ldw: Any, x: Any, ldx: Any, groups: Any, y: Any, ldy: Any, ldp: Any, left: Any) -> None:
-        ws = [b.add(w, b.mul(ldw, c64(i))) for i in range(panels)]
+    def sums_of(b: Any, ws: list[Any], x: Any, ldx: Any, groups: Any) -> list[Any]:
         xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
         scales = [b.add(a, b.mul(groups, c64(GROUP))) for a in xs]
         sums = [b.add(a, b.mul(groups, c64(4))) for a in scales]
@@ -188,14 +185,27 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0) -> Any:
                     new.append(y)
             return [*new, *(place.behind for place in places)]
 
-        acc = ir_loop(b, c64(0), groups, 1, [*[ZERO] * (panels * tokens), *ws], body)
-        for i in range(panels):
-            mask = ir_below(b, b.sub(left, b.sdiv(b.mul(ldp, c64(i)), c64(4))))
-            for m in range(tokens):
-                at = b.add(b.add(y, b.mul(ldy, c64(m))), b.mul(ldp, c64(i)))
-                ir_store(b, acc[i * tokens + m], at, mask)
+        return ir_loop(b, c64(0), groups, 1, [*[ZERO] * (panels * tokens), *ws], body)
 
-    return tile
+    def tile(
+        b: Any, w: Any, ldw: Any, x: Any, ldx: Any, groups: Any, y: Any, ldy: Any, ldp: Any, left: Any, count: Any
+    ) -> None:
+        ws = [b.add(w, b.mul(ldw, c64(i))) for i in range(panels)]
+
+        def turn(_: Any, at: list[Any]) -> list[Any]:
+            acc = sums_of(b, ws, at[0], ldx, groups)
+            for i in range(panels):
+                mask = ir_below(b, b.sub(left, b.sdiv(b.mul(ldp, c64(i)), c64(4))))
+                for m in range(tokens):
+                    to = b.add(b.add(at[1], b.mul(ldy, c64(m))), b.mul(ldp, c64(i)))
+                    ir_store(b, acc[i * tokens + m], to, mask)
+            return [b.add(a, b.mul(ld, c64(tokens))) for a, ld in zip(at, (ldx, ldy), strict=True)]
+
+        ir_loop(b, c64(0), count, 1, [x, y], turn)
+
+    if pasted:
+        return op(void, *[i64] * 10)(tile)
+    return outlined(f"integer_{kind}_{panels}_{tokens}_{ahead}", 10, by=by)(tile)
 
 
 @op(void, i64, i64, i64, i64)

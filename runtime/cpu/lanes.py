@@ -17,17 +17,13 @@ from .emitters import (
     F32,
     I8,
     I32,
-    I64,
     VB,
     ZERO,
-    Builder,
     N,
-    Value,
     alike,
     as_ints,
     bare_ptr,
     ext,
-    ir_apart,
     ir_below,
     ir_fma,
     ir_fold,
@@ -46,10 +42,11 @@ from .emitters import (
     ptr,
     shuffle,
 )
+from .flow import I64, Builder, Value, ir_apart
 from .target import machine, wide_lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 class Lanes(types.Type):
@@ -116,15 +113,15 @@ def each(*args: Any) -> Callable[[Callable[..., Any]], Any]:
     return deco
 
 
-def outlined(name: str, n_args: int) -> Callable[[Callable[..., None]], Any]:
-    """Make an operation of int64 arguments from an emitter, compiled as a function of its own.
+def outlined(name: str, n_args: int, by: Collection[str] = ()) -> Callable[[Callable[..., None]], Any]:
+    """Make an operation of int64 arguments from an emitter, compiled as a function of its own (`ir_apart`).
 
     Pasted into a large kernel, a loop shares the registers with all that surrounds it, and its addresses are spilled.
     """
 
     def deco(f: Callable[..., None]) -> Any:
         def call(b: Builder, *args: Value) -> None:
-            ir_apart(b, name, f, *args)
+            ir_apart(b, name, f, *args, by=by)
 
         call.__name__ = f.__name__
         return op(void, *[i64] * n_args)(call)

@@ -15,23 +15,20 @@ from typing import Any
 from llvmlite import ir
 
 from .emitters import (
-    I32,
-    I64,
     PAIRS,
     USUAL_MXCSR,
     VI,
-    Builder,
     V,
-    Value,
     alike,
     as_ints,
-    c64,
     ext,
     ir_fma,
+    ir_load_masked,
     ir_mode,
     ir_restore_mode,
     ptr,
 )
+from .flow import I64, Builder, Value, c64
 from .lanes import i64, op
 from .target import bf16_dot, machine, tells_flushes
 
@@ -46,10 +43,7 @@ SCALE = 64
 def ir_load_pairs(b: Builder, addr: Value, mask: Value | None = None) -> Value:
     """Thirty-two BF16 as they are; with a mask, absent ones are +0 and their memory is not touched."""
     p = ptr(b, addr, PAIRS, mask)
-    if mask is None:
-        return b.load(p, align=2)
-    f = ext(b, "llvm.masked.load.v32i16.p0", PAIRS, [p.type, I32, mask.type, PAIRS])
-    return b.call(f, [p, ir.Constant(I32, 2), mask, ir.Constant(PAIRS, None)])
+    return b.load(p, align=2) if mask is None else ir_load_masked(b, p, PAIRS, mask)
 
 
 def ir_dot_pairs(b: Builder, acc: Value, x: Value, y: Value, *, careful: bool = False) -> Value:

@@ -7,8 +7,9 @@ from typing import Any
 from llvmlite import ir
 
 from ..kvcache import KV_BYTES, PAIRS
-from .emitters import I16, VH, VI, N, V, c64, const, ir_load, ir_store, ir_to_bf16, ptr, shuffle
-from .lanes import i64, lanes, op, void
+from .emitters import I16, VH, VI, N, V, const, ir_load, ir_store, ir_to_bf16, ptr, shuffle
+from .flow import c64
+from .lanes import i64, lanes, op, outlined, void
 from .target import native_half
 
 F16S = ir.VectorType(ir.HalfType(), N)
@@ -41,7 +42,7 @@ def turn_keys(kind: str) -> Any:
     x [16 keys][16] float32, ldx bytes apart; `block`: where the first of the dimensions lies; `place`: bytes of a pair.
     """
 
-    @op(void, *[i64] * 4)
+    @outlined(f"turn_{kind}", 4)
     def turn(b: Any, x: Any, ldx: Any, block: Any, place: Any) -> None:
         rows = [ir_load(b, b.add(x, b.mul(ldx, c64(i)))) for i in range(N)]
         for d, keys in enumerate(ir_turned(b, rows)):

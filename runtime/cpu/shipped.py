@@ -53,7 +53,7 @@ def manifest() -> dict[str, Any] | None:
     """What the build says of its libraries; None where there are none, or they are of other sources than ours.
 
     `sources`: `environment.sources` in hexadecimal; `versions`: of Numba and LLVM; `libraries`: file -> its SHA-256,
-    to compare builds by; `checks`: file -> its CRC-32, by which a start compares what it opens.
+    to compare builds by; `checks`: file -> its CRC-32, by which a start compares what it opens; `bytes`: of each file.
     """
     data = _read(MANIFEST)
     if data is None:

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = [
+    "BF16_DOT",
+    "BYTE_DOT",
+    "EXPANDS_BYTES",
     "SHARED",
     "aim",
     "apart",
     "attention_shape",
     "bf16_dot",
+    "bit_masks",
     "byte_dot",
     "code_key",
     "draw_lanes",
@@ -38,6 +42,7 @@ __all__ = [
     "integer_tile_shape",
     "llvm_binding",
     "machine",
+    "masked_moves",
     "native_half",
     "tells_flushes",
     "tile_shape",
@@ -47,28 +52,35 @@ __all__ = [
 #: How symbols begin that kernels of a library share.
 SHARED = "miaotui."
 #: What our emitters ask for, in LLVM's words.
-FEATURES = ("f16c", "avx512f", "avx512vnni", "avx512vbmi2", "avx512bf16")
-#: What a build aims at: a machine, features, and the twin that is made; functions that kernels share, so far.
-_AIMED: list[tuple[str, Collection[str], str]] = []
-_APART: set[str] = set()
+F16C, AVX512, BYTE_DOT, EXPANDS_BYTES, BF16_DOT = FEATURES = (
+    "f16c", "avx512f", "avx512vnni", "avx512vbmi2", "avx512bf16",
+)  # fmt: skip
+#: What a build aims at: a machine, and features.
+_AIMED: list[tuple[str, Collection[str]]] = []
+#: Functions that kernels share, so far, and the features that each was compiled for.
+_APART: dict[str, frozenset[str]] = {}
 
 
-def aim(machine: str, features: Collection[str], twin: str = "") -> None:
+def aim(machine: str, features: Collection[str]) -> None:
     """Answer for another CPU from now on. Before any kernel is imported: tiles take their shapes then."""
-    _AIMED[:] = [(machine, features, twin)]
+    _AIMED[:] = [(machine, features)]
 
 
-def apart(name: str) -> tuple[str, str, bool]:
+def apart(name: str, by: Collection[str] = ()) -> tuple[str, str, bool]:
     """Of a function that a kernel calls: its symbol, its linkage, and whether it is to be emitted here.
 
-    Kernels that are compiled ahead become one library, and share such functions.
+    Kernels that are compiled ahead become one library, and share such functions: the first of a process that calls one
+    holds it. `by`: features that change its code. Errors: `BackendError`: its holder was compiled for more.
     """
     if not _AIMED:
         return name, "internal", True
-    shared = f"{SHARED}{name}.{_AIMED[0][2]}"
+    features = frozenset(_AIMED[0][1])
+    shared = ".".join([f"{SHARED}{name}", *sorted(features.intersection(by))])
     here = shared not in _APART
-    _APART.add(shared)
-    return shared, "external", here
+    if not _APART.setdefault(shared, features) <= features:
+        msg = f"{name}: of a kernel that was compiled for {', '.join(sorted(_APART[shared]))}, which not every CPU has"
+        raise BackendError(msg)
+    return shared, "weak_odr", here
 
 
 def machine() -> str:
@@ -109,22 +121,32 @@ def _has(feature: str) -> bool:
 
 def native_half() -> bool:
     """Whether float16 widens in hardware. Elsewhere LLVM calls a function that the process may not have."""
-    return machine() == "aarch64" or _has("f16c")
+    return machine() == "aarch64" or _has(F16C)
 
 
 def byte_dot() -> bool:
     """Whether the CPU multiplies bytes by fours into sixteen int32 (AVX-512 VNNI). The bits do not depend on it."""
-    return _has("avx512vnni")
+    return _has(BYTE_DOT)
 
 
 def expands() -> bool:
     """Whether the CPU spreads sixteen numbers over the lanes of a mask (AVX-512 F). The bits do not depend on it."""
-    return _has("avx512f")
+    return _has(AVX512)
+
+
+def bit_masks() -> bool:
+    """Whether a mask of lanes is a register of bits (AVX-512 F). The bits of results do not depend on it."""
+    return _has(AVX512)
+
+
+def masked_moves(*, halves: bool = False) -> bool:
+    """Whether some lanes of a vector of float32 (or of 16 bits) are moved by an instruction."""
+    return machine() == "x86_64" and _has(AVX512 if halves else F16C)
 
 
 def expands_bytes() -> bool:
     """Whether the CPU spreads 64 bytes over a mask (AVX-512 VBMI2). The bits do not depend on it."""
-    return _has("avx512vbmi2")
+    return _has(EXPANDS_BYTES)
 
 
 def bf16_dot() -> bool:
@@ -132,7 +154,7 @@ def bf16_dot() -> bool:
 
     Elsewhere plain steps make the same bits (`pairs.py`).
     """
-    return _has("avx512bf16") and (bool(_AIMED) or shipped.chosen() is not None or _new_llvm())
+    return _has(BF16_DOT) and (bool(_AIMED) or shipped.chosen() is not None or _new_llvm())
 
 
 def tells_flushes() -> bool:
@@ -146,17 +168,17 @@ def _new_llvm() -> bool:
 
 def integer_tile_shape() -> tuple[int, int]:
     """Panels of sixteen rows by tokens of a quantised prefill tile."""
-    return (2, 5) if _has("avx512f") else (1, 2)
+    return (2, 5) if _has(AVX512) else (1, 2)
 
 
 def tile_shape() -> tuple[int, int]:
     """Weight rows by tokens of a prefill tile: accumulators must fit the register file. Bits do not depend on it."""
-    return (8, 3) if _has("avx512f") else (2, 2)
+    return (8, 3) if _has(AVX512) else (2, 2)
 
 
 def attention_shape() -> tuple[int, int]:
     """Queries by vectors of an attention tile: accumulators must fit the register file. Bits do not depend on it."""
-    return (4, 4) if _has("avx512f") else (2, 2)
+    return (4, 4) if _has(AVX512) else (2, 2)
 
 
 def wide_lanes() -> int:
@@ -164,12 +186,12 @@ def wide_lanes() -> int:
 
     Bits do not depend on it.
     """
-    return 128 if _has("avx512f") else 16
+    return 128 if _has(AVX512) else 16
 
 
 def draw_lanes() -> int:
     """Scores that are weighed together where an id is drawn, at most 64. Bits do not depend on it."""
-    return 64 if _has("avx512f") else 16
+    return 64 if _has(AVX512) else 16
 
 
 def _numba_version() -> bytes:

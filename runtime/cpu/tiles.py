@@ -20,21 +20,21 @@ from .emitters import (
     ZERO,
     N,
     V,
-    c64,
     ir_below,
     ir_fma,
     ir_fold,
     ir_least,
     ir_load,
-    ir_loop,
     ir_prefetch,
     ir_store,
     off,
     ptr,
     shuffle,
 )
-from .lanes import i64, op, outlined, void
+from .flow import c64, ir_loop
+from .lanes import outlined
 from .pairs import ir_dot_pairs, ir_load_pairs
+from .target import BF16_DOT
 
 LINE = 64  # bytes of a cache line
 #: Bytes that a tile of eight rows without a panel prefetches with each step. One line is too late, four crowd out
@@ -78,62 +78,53 @@ def _steps(kind: str) -> tuple[int, int]:
     return (2 * N, 2) if kind == FAST else (N, 4)
 
 
-def _dots(rows: int, kind: str, unroll: int, ahead: int, *, careful: bool = False) -> Any:
-    """The emitter of `dot_tile`."""
+def _by(kind: str) -> tuple[str, ...]:
+    """Features that change a tile's code (`ir_apart`)."""
+    return (BF16_DOT,) if kind == FAST else ()
+
+
+def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0, *, careful: bool = False) -> Any:
+    """y[r] = sum_k w[r, k] x[k] for `rows` weight rows, then for those after each, `count` times; strides in bytes.
+
+    (w, ldw, x, K, y, ldy, count): rows lie ldw apart, results ldy. `ahead`: prefetch this many bytes further on, or 0.
+    FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
+    `careful`: see `pairs.py`.
+    """
     size = SIZES[kind]
     step, x_size = _steps(kind)
 
-    def tile(b: Any, w: Any, ldw: Any, x: Any, k_dim: Any, y: Any, ldy: Any) -> None:
-        ws = [b.add(w, b.mul(ldw, c64(r))) for r in range(rows)]
+    @outlined(f"dot_{kind}_{rows}_{unroll}_{ahead}{'_careful' if careful else ''}", 7, by=_by(kind))
+    def tile(b: Any, w: Any, ldw: Any, x: Any, k_dim: Any, y: Any, ldy: Any, count: Any) -> None:
+        def one(i: Any, _: list[Any]) -> list[Any]:
+            first, to = b.add(w, b.mul(b.mul(k_dim, c64(size)), i)), off(b, y, i, 4)
+            ws = [b.add(first, b.mul(ldw, c64(r))) for r in range(rows)]
 
-        def body(k: Any, acc: list[Any], mask: Any = None, times: int = 1) -> list[Any]:
-            for j in range(times):
-                kj = b.add(k, c64(step * j))
-                places = [off(b, a, kj, size) for a in ws]
-                if ahead and (size * step * j) % 64 == 0:
-                    for at in places:
-                        ir_prefetch(b, b.add(at, c64(ahead)))
-                acc = _multiply(b, kind, places, [off(b, x, kj, x_size)], acc, (mask, mask), careful=careful)
-            return acc
+            def body(k: Any, acc: list[Any], mask: Any = None, times: int = 1) -> list[Any]:
+                for j in range(times):
+                    kj = b.add(k, c64(step * j))
+                    places = [off(b, a, kj, size) for a in ws]
+                    if ahead and (size * step * j) % 64 == 0:
+                        for at in places:
+                            ir_prefetch(b, b.add(at, c64(ahead)))
+                    acc = _multiply(b, kind, places, [off(b, x, kj, x_size)], acc, (mask, mask), careful=careful)
+                return acc
 
-        acc, start = [ZERO] * rows, c64(0)
-        if unroll > 1:
-            start = b.and_(k_dim, c64(-step * unroll))
-            acc = ir_loop(b, c64(0), start, step * unroll, acc, lambda k, a: body(k, a, times=unroll))
-        full = b.and_(k_dim, c64(-step))
-        acc = ir_loop(b, start, full, step, acc, body)
-        acc = ir_loop(b, full, k_dim, step, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k), step)))
-        v = ir_fold(b, acc)
-        for r in range(rows):
-            b.store(b.extract_element(v, ir.Constant(I32, r)), ptr(b, b.add(y, b.mul(ldy, c64(r))), F32), align=4)
-
-    return tile
-
-
-def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
-    """y[r] = sum_k w[r, k] x[k] for `rows` weight rows; strides in bytes.
-
-    (w, ldw, x, K, y, ldy): rows lie ldw apart, results ldy. `ahead`: prefetch this many bytes further on, or 0.
-    FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
-    """
-    return op(void, *[i64] * 6)(_dots(rows, kind, unroll, ahead))
-
-
-def dot_rows(rows: int, kind: str, unroll: int = 1, ahead: int = 0, *, careful: bool = False) -> Any:
-    """`dot_tile` for `count` rows of each of its streams, one after the other, as a function of its own.
-
-    (w, ldw, x, K, y, ldy, count). `careful`: see `pairs.py`.
-    """
-    tile, size = _dots(rows, kind, unroll, ahead, careful=careful), SIZES[kind]
-
-    def walk(b: Any, w: Any, ldw: Any, x: Any, k_dim: Any, y: Any, ldy: Any, count: Any) -> None:
-        def body(i: Any, _: list[Any]) -> list[Any]:
-            tile(b, b.add(w, b.mul(i, b.mul(k_dim, c64(size)))), ldw, x, k_dim, off(b, y, i, 4), ldy)
+            acc, start = [ZERO] * rows, c64(0)
+            if unroll > 1:
+                start = b.and_(k_dim, c64(-step * unroll))
+                acc = ir_loop(b, c64(0), start, step * unroll, acc, lambda k, a: body(k, a, times=unroll))
+            full = b.and_(k_dim, c64(-step))
+            acc = ir_loop(b, start, full, step, acc, body)
+            acc = ir_loop(b, full, k_dim, step, acc, lambda k, a: body(k, a, ir_below(b, b.sub(k_dim, k), step)))
+            v = ir_fold(b, acc)
+            for r in range(rows):
+                place = ptr(b, b.add(to, b.mul(ldy, c64(r))), F32)
+                b.store(b.extract_element(v, ir.Constant(I32, r)), place, align=4)
             return []
 
-        ir_loop(b, c64(0), count, 1, [], body)
+        ir_loop(b, c64(0), count, 1, [], one)
 
-    return outlined(f"dots_{kind}_{rows}{'_careful' if careful else ''}", 7)(walk)
+    return tile
 
 
 def pack_tile(rows: int, kind: str) -> Any:
@@ -218,7 +209,7 @@ def product_tile(rows: int, tokens: int, kind: str, *, packed: bool) -> Any:
         b.branch(end)
         b.position_at_end(end)
 
-    return outlined(f"product_{kind}_{rows}_{tokens}{'_packed' if packed else ''}", 13)(tile)
+    return outlined(f"product_{kind}_{rows}_{tokens}{'_packed' if packed else ''}", 13, by=_by(kind))(tile)
 
 
 def _taken_up(b: Any, count: int, carry: Any, part: Any) -> list[Any]:

@@ -180,6 +180,7 @@ def peak_kernel() -> tuple[Callable[[int], float], int]:
     from numba import njit  # noqa: PLC0415 - as above
 
     from ...runtime.cpu import emitters as e  # noqa: PLC0415 - as above
+    from ...runtime.cpu.flow import c64, ir_loop  # noqa: PLC0415 - as above
     from ...runtime.cpu.lanes import f32, i64, op  # noqa: PLC0415 - as above
     from ...runtime.cpu.target import tile_shape  # noqa: PLC0415 - as above
 
@@ -189,7 +190,7 @@ def peak_kernel() -> tuple[Callable[[int], float], int]:
     @op(f32, i64, f32)
     def chains(b: Any, rounds: Any, seed: Any) -> Any:  # noqa: ANN401 - LLVM's builder and values
         x, y = e.ir_splat(b, seed), e.ir_splat(b, b.fmul(seed, seed))
-        acc = e.ir_loop(b, e.c64(0), rounds, 1, [e.ZERO] * count, lambda _k, a: [e.ir_fma(b, x, v, y) for v in a])
+        acc = ir_loop(b, c64(0), rounds, 1, [e.ZERO] * count, lambda _k, a: [e.ir_fma(b, x, v, y) for v in a])
         total = acc[0]
         for v in acc[1:]:  # every chain is used, so none can be left out
             total = b.fadd(total, v)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError, shown
+from ...errors import InputError, shown, spelled_like
 from .. import demo
 from ..evaluate.formats import ALIASES, FORMATS, TASKS
 from ..streams import as_text
@@ -144,7 +143,7 @@ def _task(text: str) -> str:
     """A task by any of its names, for argparse."""
     name = ALIASES.get(text, text)
     if name not in TASKS:
-        near = get_close_matches(text, (*TASKS, *ALIASES), 1)
+        near = spelled_like(text, (*TASKS, *ALIASES), 1)
         meant = f"; did you mean {near[0]}?" if near else ""
         msg = f"invalid choice: {text!r} (choose from {', '.join((*TASKS, *ALIASES))}){meant}"
         raise argparse.ArgumentTypeError(msg)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ...dataclass import dataclass
-from ...errors import InputError, shown
+from ...errors import InputError, shown, spelled_like
 from ...loader.paths import as_path
 from .columns import FIELDS, Columns
 from .examples import Labelled, Similar, Target, Text
@@ -61,7 +60,7 @@ def read(path: Path | str, task: str, form: str | None = None, columns: Mapping[
     path, chosen = as_path(path, "data"), dict(columns or {})
     if unknown := sorted(chosen.keys() - FIELDS):
         near = [field for field, names in FIELDS.items() if unknown[0] in names][:1]
-        near = near or get_close_matches(unknown[0], FIELDS, 1)
+        near = near or spelled_like(unknown[0], FIELDS, 1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         msg = f"--columns {unknown[0]}={chosen[unknown[0]]}: expected one of the fields {', '.join(FIELDS)}{meant}"
         raise InputError(msg)

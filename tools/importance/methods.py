@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import field, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...dataclass import dataclass
-from ...errors import InputError, PlanError
+from ...errors import InputError, PlanError, spelled_like
 from ...loader.open import open_model
 from ...loader.prune.plan import PrunePlan
 from ...loader.prune.rank_width import best_dimensions, dimensions
@@ -94,7 +93,7 @@ class Wish:
     def __post_init__(self) -> None:
         """Refuse what the method does not take, and what it lacks: InputError."""
         if self.method not in METHODS:
-            near = get_close_matches(self.method, METHODS, 1)
+            near = spelled_like(self.method, METHODS, 1)
             perhaps = f" (did you mean {near[0]}?)" if near else ""
             msg = f"--method {self.method}: no such method{perhaps}; expected one of {', '.join(METHODS)}"
             raise InputError(msg)

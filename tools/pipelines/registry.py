@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ...dataclass import dataclass
-from ...errors import InputError, shown
+from ...errors import InputError, shown, spelled_like
 from .feature_extraction import FeatureExtraction
 from .fill_mask import FillMask
 from .question_answering import QuestionAnswering
@@ -77,7 +76,7 @@ def task_of(name: object) -> tuple[Task, dict[str, str]]:
         if matched:
             return task, matched.groupdict()
     known = [known for task in TASKS for known in (task.name, *task.aliases)]
-    near = get_close_matches(spelled, known, 1)
+    near = spelled_like(spelled, known, 1)
     meant = f" (did you mean {near[0]}?)" if near else ""
     msg = f"task={shown(name)}: no such task{meant}; known are {', '.join(known)}"
     raise InputError(msg)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ...dataclass import dataclass
-from ...errors import shown
+from ...errors import shown, spelled_like
 from .errors import RequestError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def read_fields(fields: Sequence[Field], body: Mapping[str, Any]) -> dict[str, A
     known = {field.name: field for field in fields}
     for name in body:
         if name not in known:
-            near = get_close_matches(name, known, 1)
+            near = spelled_like(name, known, 1)
             msg = f"{key_of(name)}: there is no such field" + (f"; did you mean {near[0]}?" if near else "")
             raise RequestError(msg, param=key_of(name), code="unknown_parameter")
     given = {}

@@ -18,8 +18,25 @@ from typing import Any
 
 from ...kvcache import DIMS, KEYS, KV_BYTES, PAGE, QUERIES
 from ...step import Q_COUNT, Q_ENCODER, Q_FIRST, Q_TABLES, S_N_SEQUENCES, S_TOKENS, TOKEN_WORDS
-from ..attention_tiles import BLOCKS, BOUND, TILE, VECTORS, fold_lanes, scores_tile, values_of
-from ..lanes import div, ld, ld_i32, ldf, load_tail, prefetch, splat, st, store, store_tail
+from ..attention_folds import fold_lanes
+from ..attention_tiles import (
+    BLOCKS,
+    BOUND,
+    BY_LANE,
+    BY_PAGE,
+    OF_ONE,
+    SCORES,
+    SCORES_OF_BLOCK,
+    SCORES_OF_ONE,
+    TILE,
+    VECTORS,
+    WIDTHS,
+    call_by_lane,
+    call_by_page,
+    call_scores,
+    tiles_of,
+)
+from ..lanes import div, ld, ld_i32, ldf, load_tail, peek, prefetch, splat, st, store, store_tail
 from .attention_scores import (
     CONTEXT,
     GROUP,
@@ -35,7 +52,6 @@ from .attention_scores import (
     D,
     Q,
     Y,
-    encoded,
     fill,
     plan_of,
     row_of,
@@ -43,7 +59,7 @@ from .attention_scores import (
     seen_back,
     softmax_of,
 )
-from .base import arg, farg, jit, kernel, sequence_words
+from .base import arg, farg, jit, kernel, plain, sequence_words
 
 HALF = VECTORS // 2
 SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
@@ -59,20 +75,21 @@ def finish(p: Any, base: Any, place: Any, lanes: Any, lane_bytes: Any, norm: Any
         store_tail(y + 4 * k, div(fold_lanes(lanes + c * VECTOR, lane_bytes), total), d - k)
 
 
-def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> Any:
-    """The walk over a cache of this dtype; `scores_kind`: see `attention_scores.py`; `cross`: of an encoder's text."""
-    size, scaled, table_word = KV_BYTES[kind], kind == "int8", Q_ENCODER if cross else Q_TABLES
+def attention_of(scores_kind: str = "") -> Any:
+    """The walk over a cache of any dtype; `scores_kind`: see `attention_scores.py`.
+
+    It takes the bytes of a number, `tiles` (`attention_tiles.tiles_of`), and whether the keys are an encoder's text's.
+    """
     biased, relative = scores_kind == "biased", scores_kind == "relative"
-    scores, scores_of_block = scores_tile(TILE, BLOCKS, kind), scores_tile(TILE, 1, kind)
-    scores_of_one = scores_tile(1, 1, kind)
     softmax, softmax_of_one = softmax_of(TILE, scores_kind), softmax_of(1, scores_kind)
-    seen = encoded if cross else seen_around if scores_kind else seen_back
+    seen = seen_around if scores_kind else seen_back
     plan = plan_of(seen)
-    by_page, by_lane = values_of(TILE, kind)
-    by_page_of_one, by_lane_of_one = values_of(1, kind)
 
     @jit
-    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any, cross: Any) -> None:
+        scaled, table_word = size == 1, Q_ENCODER if cross != 0 else Q_TABLES
+        scores, scores_of_block = peek(tiles + SCORES), peek(tiles + SCORES_OF_BLOCK)
+        scores_of_one = peek(tiles + SCORES_OF_ONE)
         heads, kv_heads, d = arg(p, HEADS), arg(p, KV_HEADS), arg(p, D)
         context, tokens = arg(p, CONTEXT), ld(step + 8 * S_TOKENS)
         group, d_pad, scale = heads // kv_heads, (d + 15) // 16 * 16, splat(farg(p, SCALE))
@@ -88,8 +105,8 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
         bounds = parts + QUERIES * part
         sums = bounds + QUERIES * BOUND
         lines = sums + QUERIES * SUMS
-        keys, turn = plan(p, step, nt)
-        mine, mine_end, before, tiles = heads * keys * t // nt, heads * keys * (t + 1) // nt, 0, 0
+        keys, turn = plan(p, step, nt, cross)
+        mine, mine_end, before, turns = heads * keys * t // nt, heads * keys * (t + 1) // nt, 0, 0
         for sequence in range(ld(step + 8 * S_N_SEQUENCES)):
             words = sequence_words(step, sequence)
             first, many_tokens = tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST), ld(words + 8 * Q_COUNT) > 1
@@ -97,10 +114,10 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
             each = ld(words + 8 * Q_COUNT) * group  # queries of a KV head
             if many_tokens:  # later tokens see more keys: threads take turns
                 padded = (each + turn - 1) // turn * turn
-                i, end, stride = (t + nt - tiles % nt) % nt * turn, kv_heads * padded, nt * turn
-                tiles += end // turn
+                i, end, stride = (t + nt - turns % nt) % nt * turn, kv_heads * padded, nt * turn
+                turns += end // turn
             else:  # a run of queries for each thread, as many keys
-                low, high = seen(p, words, first)
+                low, high = seen(p, words, first, cross)
                 padded, stride = each, 0
                 i = min(heads, max(0, mine - before) // (high - low))
                 end = min(heads, max(0, mine_end - before) // (high - low))
@@ -117,7 +134,7 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
                 place = first_place
                 for m in range(tiled):
                     text_token = first + 8 * TOKEN_WORDS * token
-                    lo, n = seen(p, words, text_token)
+                    lo, n = seen(p, words, text_token, cross)
                     if biased:
                         st(bounds + BOUND * m + ROW, row_of(p, text_token, g * group + h))
                     if relative:
@@ -156,13 +173,14 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
                             blocks = BLOCKS
                             for m in range(0, tiled, TILE):
                                 q, out = queries + m * ldq, buf + m * ldp + 4 * j
-                                scores(q, k, key_scales, d_pad, out, ldp, left, jump, parts)
+                                call_scores(scores, q, k, key_scales, d_pad, out, ldp, left, jump, parts)
                         elif wide > 1:
                             for m in range(0, tiled, TILE):
                                 q, out = queries + m * ldq, buf + m * ldp + 4 * j
-                                scores_of_block(q, k, key_scales, d_pad, out, ldp, left, jump, parts)
+                                call_scores(scores_of_block, q, k, key_scales, d_pad, out, ldp, left, jump, parts)
                         else:
-                            scores_of_one(queries, k, key_scales, d_pad, buf + 4 * j, ldp, left, jump, parts)
+                            out = buf + 4 * j
+                            call_scores(scores_of_one, queries, k, key_scales, d_pad, out, ldp, left, jump, parts)
                         j += 16 * blocks
                 for m in range(0, tiled, wide):
                     limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
@@ -184,38 +202,28 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
                 j = 0
                 while j < d_pad:
                     many = VECTORS if j + 16 * VECTORS <= d_pad else HALF if j + 16 * HALF <= d_pad else 1
+                    functions = tiles if wide > 1 else tiles + OF_ONE
+                    functions += 0 if many == VECTORS else 8 if many == HALF else 8 * (len(WIDTHS) - 1)
+                    by_page, by_lane = peek(functions + BY_PAGE), peek(functions + BY_LANE)
                     lane_bytes = many * VECTOR * (wide if tile_by_tile else tiled)
                     for lane in range(KEYS if many_tokens and not tile_by_tile else 0):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
-                            weights, sums_at = buf + m * ldp, parts + m * many * VECTOR
-                            if wide > 1:
-                                by_lane(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges, lane,
-                                        sums_at, lane_bytes)  # fmt: skip
-                            else:
-                                by_lane_of_one(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                               lane, sums_at, lane_bytes)  # fmt: skip
+                            call_by_lane(by_lane, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
+                                         edges, lane, parts + m * many * VECTOR, lane_bytes)  # fmt: skip
                     for page in range(first_page, last_page + 1 if not many_tokens else first_page):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
-                            weights, sums_at, fresh = buf + m * ldp, parts + m * many * VECTOR, int(page == first_page)
-                            if wide > 1:
-                                by_page(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges, page,
-                                        sums_at, lane_bytes, fresh)  # fmt: skip
-                            else:
-                                by_page_of_one(many, weights, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                               page, sums_at, lane_bytes, fresh)  # fmt: skip
+                            call_by_page(by_page, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
+                                         edges, page, parts + m * many * VECTOR, lane_bytes,
+                                         int(page == first_page))  # fmt: skip
                     place, h = first_place, f % group
                     for m in range(0, tiled, wide):
                         lanes = parts + m * many * VECTOR
                         if tile_by_tile:
                             lanes, limits, edges = parts, bounds + BOUND * m, sums + m * SUMS + VECTOR
-                            if wide > 1:
-                                by_page(many, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                        first_page, lanes, lane_bytes, 1)  # fmt: skip
-                            else:
-                                by_page_of_one(many, buf, ldp, vc, table, page_bytes, row, j * size, limits, edges,
-                                               first_page, lanes, lane_bytes, 1)  # fmt: skip
+                            call_by_page(by_page, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
+                                         edges, first_page, lanes, lane_bytes, 1)  # fmt: skip
                         for n in range(m, min(m + wide, count)):
                             norm = sums + m * SUMS + 4 * (n - m)
                             finish(p, base, place, lanes + (n - m) * many * VECTOR, lane_bytes, norm, j, many)
@@ -228,22 +236,25 @@ def attention_of(kind: str, *, scores_kind: str = "", cross: bool = False) -> An
     return body
 
 
-_attention_f32, _attention_bf16, _attention_int8 = (attention_of(kind) for kind in KV_BYTES)
+#: Of the cache's dtypes: bytes of a number, and the table of functions.
+CACHES = tuple((size, tiles_of(kind)) for kind, size in KV_BYTES.items())
+(F32_BYTES, tiles_f32), (BF16_BYTES, tiles_bf16), (INT8_BYTES, tiles_int8) = CACHES
+walk = attention_of()
 
 
 @kernel
 def attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """softmax(q k^T * scale) v over the keys from max(first, last - window + 1) to last."""
-    _attention_f32(p, base, step, t, nt)
+    walk(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
 
 
 @kernel
 def attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32, the cache widened in registers."""
-    _attention_bf16(p, base, step, t, nt)
+    walk(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
 
 
 @kernel
 def attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32; a key's scale multiplies its score, a value's its weight."""
-    _attention_int8(p, base, step, t, nt)
+    walk(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))

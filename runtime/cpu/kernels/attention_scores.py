@@ -20,7 +20,8 @@ from ...step import (
     T_SLOT,
     TOKEN_WORDS,
 )
-from ..attention_tiles import BOUND, TILE, bias_tile, tile_folds, within
+from ..attention_folds import bias_tile, tile_folds, within
+from ..attention_tiles import BOUND, TILE
 from ..lanes import add, div, ld, ld_i32, ldf, load, maximum, mul, splat, stf, store, sub, zero
 from .base import arg, farg, jit, sequence_words, template
 from .elementwise import exp, tanh
@@ -103,20 +104,19 @@ def softmax_of(rows: int, kind: str) -> Any:
 
 
 @template
-def seen_back(p: Any, words: Any, token: Any) -> Any:
-    """The first slot that a token sees through the layer's window, and the one after the last."""
+def seen_back(p: Any, words: Any, token: Any, cross: Any) -> Any:
+    """The first slot that a token sees through the layer's window, and the one after the last.
+
+    `cross` is not 0: all of the encoder's text.
+    """
+    if cross != 0:
+        return 0, ld(words + 8 * Q_ENCODED)
     end = ld(token + 8 * T_LAST) + 1
     return max(ld(token + 8 * T_FIRST), end - arg(p, WINDOW)), end
 
 
 @template
-def encoded(p: Any, words: Any, token: Any) -> Any:
-    """All of the encoder's text."""
-    return 0, ld(words + 8 * Q_ENCODED)
-
-
-@template
-def seen_around(p: Any, words: Any, token: Any) -> Any:
+def seen_around(p: Any, words: Any, token: Any, cross: Any) -> Any:
     """As `seen_back`, of a window on both sides."""
     slot, window = ld(token + 8 * T_SLOT), arg(p, WINDOW)
     return max(ld(token + 8 * T_FIRST), slot - window + 1), min(ld(token + 8 * T_LAST) + 1, slot + window)
@@ -133,13 +133,13 @@ def plan_of(seen: Any) -> Any:
     """How threads divide a batch: keys that lone tokens see, a head each; and queries of a turn of the others."""
 
     @template
-    def plan(p: Any, step: Any, nt: Any) -> Any:
+    def plan(p: Any, step: Any, nt: Any, cross: Any) -> Any:
         kv_heads, heads, tokens = arg(p, KV_HEADS), arg(p, HEADS), ld(step + 8 * S_TOKENS)
         keys, turn, more = 0, QUERIES, True
         for q in range(ld(step + 8 * S_N_SEQUENCES)):
             words = sequence_words(step, q)
             if ld(words + 8 * Q_COUNT) == 1:
-                low, end = seen(p, words, tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST))
+                low, end = seen(p, words, tokens + 8 * TOKEN_WORDS * ld(words + 8 * Q_FIRST), cross)
                 keys += end - low
         while turn > TILE and more:  # fewer where threads would wait for each other
             tiles = 0

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...kvcache import KV_BYTES
 from ...ops import slots
 from ..target import tile_shape
 from ..tiles import product_tile
-from .attention import attention_of
-from .base import arg, kernel, rows_of, share
+from .attention import (
+    BF16_BYTES,
+    F32_BYTES,
+    INT8_BYTES,
+    attention_of,
+    tiles_bf16,
+    tiles_f32,
+    tiles_int8,
+    walk,
+)
+from .base import arg, kernel, plain, rows_of, share
 
 P_Y, P_X, P_TABLE, P_HEADS, P_D, P_N = slots("head_products")
 TALL, WIDE = tile_shape()
 
-_biased_f32, _biased_bf16, _biased_int8 = (attention_of(kind, scores_kind="biased") for kind in KV_BYTES)
-_relative_f32, _relative_bf16, _relative_int8 = (attention_of(kind, scores_kind="relative") for kind in KV_BYTES)
+_biased, _relative = attention_of("biased"), attention_of("relative")
 _product = product_tile(TALL, WIDE, "f32", packed=False)
-_cross_f32, _cross_bf16, _cross_int8 = (attention_of(kind, cross=True) for kind in KV_BYTES)
 
 
 @kernel
 def attention_biased_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """softmax(cap(q k^T * scale) + bias) v over the keys nearer than the window, from first to last."""
-    _biased_f32(p, base, step, t, nt)
+    _biased(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
 
 
 @kernel
 def attention_biased_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_biased_f32, the cache widened in registers."""
-    _biased_bf16(p, base, step, t, nt)
+    _biased(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
 
 
 @kernel
 def attention_biased_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_biased_f32; a key's scale multiplies its score, a value's its weight."""
-    _biased_int8(p, base, step, t, nt)
+    _biased(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))
 
 
 @kernel
@@ -54,34 +60,34 @@ def head_products(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 @kernel
 def attention_relative_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """softmax((q k^T + c2p + p2c) * scale) v over the keys of a text that came whole."""
-    _relative_f32(p, base, step, t, nt)
+    _relative(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
 
 
 @kernel
 def attention_relative_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_relative_f32, the cache widened in registers."""
-    _relative_bf16(p, base, step, t, nt)
+    _relative(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
 
 
 @kernel
 def attention_relative_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_relative_f32; a key's scale multiplies its score, a value's its weight."""
-    _relative_int8(p, base, step, t, nt)
+    _relative(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))
 
 
 @kernel
 def cross_attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32, over every key of the encoder's text."""
-    _cross_f32(p, base, step, t, nt)
+    walk(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(1))
 
 
 @kernel
 def cross_attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_bf16, over every key of the encoder's text."""
-    _cross_bf16(p, base, step, t, nt)
+    walk(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(1))
 
 
 @kernel
 def cross_attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_int8, over every key of the encoder's text."""
-    _cross_int8(p, base, step, t, nt)
+    walk(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numba import njit
 
 from ...step import S_N_LOGITS, S_SEQUENCES, S_T, S_TOKENS, SEQUENCE_WORDS, TOKEN_WORDS
@@ -18,6 +19,7 @@ __all__ = [
     "farg",
     "jit",
     "kernel",
+    "plain",
     "rows_of",
     "sequence_words",
     "share",
@@ -48,6 +50,12 @@ def arg(p: Any, slot: Any) -> Any:
 def farg(p: Any, slot: Any) -> Any:
     """A float of the instruction."""
     return ldf(p + 8 * slot)
+
+
+@jit
+def plain(number: Any) -> Any:
+    """A constant that is no type by itself: what takes it is compiled once, not for each constant."""
+    return np.int64(number)
 
 
 @jit

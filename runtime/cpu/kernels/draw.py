@@ -79,7 +79,7 @@ from ..draw_lanes import (
     weight_above_many,
 )
 from ..lanes import ld, ldf, load_tail, splat, st, stf, store_tail
-from .base import arg, jit, kernel, share
+from .base import arg, jit, kernel, plain, share
 from .draw_base import DIGITS_AT, LOW, WEIGHTS_AT, D, F, first_of, largest_of, random_of, scores_of
 from .draw_boundary import boundary_of, count_levels, deepest_of, scale_of
 from .draw_stages import observe, staged
@@ -243,8 +243,9 @@ def _ended(words: Any, x: Any, n: Any, s: Any, start: Any, scale: Any, total: An
 @jit
 def _exactly(words: Any, x: Any, n: Any, s: Any, highest: Any, floor: Any, start: Any, scale: Any) -> Any:
     """The id, of weights that are right: where those that are nearly so do not say it for sure."""
-    total = weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, start, scale, False)
-    return _ended(words, x, n, s, start, scale, total, False)
+    near = plain(0) != 0
+    total = weighed(words, x, plain(0), n, s + WEIGHTS_AT, s, highest, floor, start, scale, near)
+    return _ended(words, x, n, s, start, scale, total, near)
 
 
 @jit
@@ -257,13 +258,13 @@ def _drawn(words: Any, logits: Any, n: Any, s: Any, greedy: Any) -> Any:
         return first_of(x, n, highest)
     if ld(words + 8 * D_STAGES) != 0:
         total = staged(words, x, n, s)
-        i = _picked(words, x, n, s, LOW, 0, 0, total, 0)
+        i = _picked(words, x, n, s, LOW, plain(0), plain(0), total, plain(0))
         if i >= 0 and ld(words + 8 * D_SURPRISES) != 0:
             observe(words, ld(s + WEIGHTS_AT + 8 * i), total)
         return i
     floor, start, scale = _limits(words, x, n, s, highest)
     near = nearly(words)
-    total = weighed(words, x, 0, n, s + WEIGHTS_AT, s, highest, floor, start, scale, near)
+    total = weighed(words, x, plain(0), n, s + WEIGHTS_AT, s, highest, floor, start, scale, near)
     i = _ended(words, x, n, s, start, scale, total, near)
     return _exactly(words, x, n, s, highest, floor, start, scale) if i < 0 and near else i
 

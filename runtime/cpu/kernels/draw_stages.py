@@ -36,7 +36,7 @@ from ...exact import PER_LN2, exp_of, power
 from ...sampling_params import ORDER
 from ..draw_lanes import MANY, double_bits, fraction, ld_f64, ld_u32, nearest, st_i32, weigh, weigh_many
 from ..lanes import ld, ld_i32, ldf, st, stf
-from .base import jit
+from .base import jit, plain
 from .draw_base import (
     DIGITS,
     DIGITS_AT,
@@ -264,7 +264,7 @@ def _top_k(words: Any, y: Any, n: Any, s: Any) -> None:
         if ldf(y + 4 * i) > LOW:
             m += 1
     if 0 < k < m:
-        bound = ldf(y + 4 * _search(BY_COUNT, y, n, s, largest_of(y, n), D(1.0), D(0.0), k)[0])
+        bound = ldf(y + 4 * _search(plain(BY_COUNT), y, n, s, largest_of(y, n), D(1.0), D(0.0), k)[0])
         for i in range(n):
             if ldf(y + 4 * i) < bound:
                 _out(y, s, i)
@@ -274,7 +274,7 @@ def _top_k(words: Any, y: Any, n: Any, s: Any) -> None:
 def _top_p(words: Any, y: Any, n: Any, s: Any, temperature: Any) -> None:
     total = _total(s, n)
     wanted = total - fraction(total, ld(words + 8 * D_COMPLEMENT))
-    at, above = _search(BY_SCORE, y, n, s, largest_of(y, n), temperature, D(0.0), wanted)
+    at, above = _search(plain(BY_SCORE), y, n, s, largest_of(y, n), temperature, D(0.0), wanted)
     bound, tie = ldf(y + 4 * at), ld(s + WEIGHTS_AT + 8 * at)
     ties = (wanted - above + tie - 1) // tie
     for i in range(n):
@@ -289,7 +289,7 @@ def _top_p(words: Any, y: Any, n: Any, s: Any, temperature: Any) -> None:
 def _typical_p(words: Any, y: Any, n: Any, s: Any, top: Any, temperature: Any) -> None:
     total = _total(s, n)
     mean, wanted = -_depth(y, n, s, top, temperature, total), total - fraction(total, ld(words + 8 * D_TYPICAL))
-    at = _search(BY_DISTANCE, y, n, s, top, temperature, mean, wanted)[0]
+    at = _search(plain(BY_DISTANCE), y, n, s, top, temperature, mean, wanted)[0]
     bound = _rank(BY_DISTANCE, y, at, top, temperature, mean)
     for i in range(n):
         if ld(s + WEIGHTS_AT + 8 * i) == 0 or _rank(BY_DISTANCE, y, i, top, temperature, mean) > bound:

@@ -206,10 +206,9 @@ def _floats(kind: str, unroll: int, ahead: int) -> Any:
     @template
     def alone(p: Any, w: Any, x: Any, y: Any, n0: Any, n1: Any) -> None:
         k, h = arg(p, L_K), (n1 - n0) // STREAMS
-        for n in range(n0, n0 + h):
-            rows(w + n * k * width, h * k * width, x, k, y + 4 * n, 4 * h)
-        for n in range(n0 + STREAMS * h, n1):
-            row(w + n * k * width, 0, x, k, y + 4 * n, 4)
+        rest = n0 + STREAMS * h
+        rows(w + n0 * k * width, h * k * width, x, k, y + 4 * n0, 4 * h, h)
+        row(w + rest * k * width, 0, x, k, y + 4 * rest, 4, n1 - rest)
 
     @template
     def several(p: Any, base: Any, w: Any, x: Any, size: Any, pairs: Any, count: Any, n0: Any, n1: Any) -> None:
@@ -221,10 +220,9 @@ def _floats(kind: str, unroll: int, ahead: int) -> Any:
                 pair = ld(pairs + 8 * i)
                 place, y = _input(p, x, size, pair), base + arg(p, L_Y) + 4 * pair * n_all
                 if b == a + ROWS:
-                    tile(w + a * ldw, ldw, place, k, y + 4 * a, 4)
+                    tile(w + a * ldw, ldw, place, k, y + 4 * a, 4, 1)
                 else:
-                    for n in range(a, b):
-                        row(w + n * ldw, 0, place, k, y + 4 * n, 4)
+                    row(w + a * ldw, 0, place, k, y + 4 * a, 4, b - a)
                 _finish(p, base, pair, a, b)
 
     return _walk(ROWS, ldx, alone, several)
@@ -244,9 +242,9 @@ def _integers(kind: str, ahead: int) -> Any:
         p0, p1, panel = n0 // PANEL, (n1 + PANEL - 1) // PANEL, (arg(p, L_K) + GROUP - 1) // GROUP * width
         h = (p1 - p0) // STREAMS
         for i in range(p0, p0 + h):
-            stream(w + i * panel, h * panel, x, 0, groups, y + row * i, 0, row * h, n - PANEL * i)
+            stream(w + i * panel, h * panel, x, 0, groups, y + row * i, 0, row * h, n - PANEL * i, 1)
         for i in range(p0 + STREAMS * h, p1):
-            one(w + i * panel, 0, x, 0, groups, y + row * i, 0, row, n - PANEL * i)
+            one(w + i * panel, 0, x, 0, groups, y + row * i, 0, row, n - PANEL * i, 1)
 
     @template
     def several(p: Any, base: Any, w: Any, x: Any, size: Any, pairs: Any, count: Any, n0: Any, n1: Any) -> None:
@@ -258,9 +256,9 @@ def _integers(kind: str, ahead: int) -> Any:
                 pair = ld(pairs + 8 * j)
                 place, y = _input(p, x, size, pair), base + arg(p, L_Y) + 4 * pair * n
                 if b > a + PANEL * (PANELS - 1):
-                    tile(w + i * panel, panel, place, 0, groups, y + row * i, 0, row, n - PANEL * i)
+                    tile(w + i * panel, panel, place, 0, groups, y + row * i, 0, row, n - PANEL * i, 1)
                 else:
-                    one(w + i * panel, 0, place, 0, groups, y + row * i, 0, row, n - PANEL * i)
+                    one(w + i * panel, 0, place, 0, groups, y + row * i, 0, row, n - PANEL * i, 1)
                 _finish(p, base, pair, a, b)
 
     return _walk(PANEL, ldx, alone, several)

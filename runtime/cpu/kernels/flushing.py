@@ -7,7 +7,7 @@ from typing import Any
 from ...ops import FAST, slots
 from ..pairs import flush_mode, leave_flush_mode
 from ..target import machine
-from ..tiles import dot_rows
+from ..tiles import dot_tile
 from .base import arg, template
 
 __all__ = ["modes"]
@@ -42,7 +42,7 @@ def _never_again(_1: Any, _2: Any, _3: Any, _4: Any, _5: Any, _6: Any) -> None:
 
 def _carefully() -> Any:
     """Make sums again by steps that look at what they flush: one token and row at a time, with the same bits."""
-    rows = dot_rows(1, FAST, careful=True)
+    rows = dot_tile(1, FAST, careful=True)
 
     @template
     def again(p: Any, base: Any, m0: Any, m1: Any, n0: Any, n1: Any) -> None:

@@ -33,14 +33,15 @@ from ..lanes import (
     zero,
 )
 from ..rounding import turn_keys
-from .base import arg, kernel, rows_of, sequence_words, share, template, token_word
+from .base import arg, jit, kernel, plain, rows_of, sequence_words, share, template, token_word
 
 F = np.float32
 C_K, C_V, C_XK, C_XV, C_HEADS, C_D, C_CONTEXT, C_PAGES, C_GROUP = slots("kv_write")
 
 
-def _kv_write(kind: str, put: Any, put_vector: Any, *, cross: bool = False) -> Any:
-    size, scaled, table_word = KV_BYTES[kind], kind == "int8", Q_ENCODER if cross else Q_TABLES
+def _kv_write(kind: str, put: Any, put_vector: Any) -> Any:
+    """The body of a dtype's two kernels; `cross` is not 0 of an encoder's text: its pages have places of its own."""
+    size, scaled = KV_BYTES[kind], kind == "int8"
     turn = turn_keys("f32" if scaled else kind)  # a key with a scale of its own is written alone
 
     @template  # a key and its value: k and v are where they begin, `scales` where the scales of both go
@@ -66,15 +67,16 @@ def _kv_write(kind: str, put: Any, put_vector: Any, *, cross: bool = False) -> A
             for j in range(0, d, 16):
                 put_vector(v + (key * (PAGE // KEYS) * d + j) * size, load(xv + key * ldx + 4 * j))
 
-    @template
-    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    @jit
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any, cross: Any) -> None:
         rows, heads, d = rows_of(p, step), arg(p, C_HEADS), arg(p, C_D)
+        table_word = Q_ENCODER if cross != 0 else Q_TABLES
         row = (d + 15) // 16 * 16 * size
         page_bytes, group = PAGE * (row + (4 if scaled else 0)), 4 * (arg(p, C_CONTEXT) // PAGE) * arg(p, C_GROUP)
         item, end = share(rows * heads, KEYS, t, nt), share(rows * heads, KEYS, t + 1, nt)
         while item < end:
             head, r = item // rows, item % rows
-            first = token_word(step, r, T_FIRST) if cross else 0  # of its text: its pages there are its own
+            first = token_word(step, r, T_FIRST) if cross != 0 else 0
             sequence = token_word(step, r, T_SEQUENCE)
             slot, x = token_word(step, r, T_SLOT) - first, 4 * (r * heads + head) * d
             table = ld(sequence_words(step, sequence) + 8 * table_word) + group
@@ -119,43 +121,39 @@ def _scale(x: Any, d: Any, at: Any) -> Any:
 
 _write_f32, _write_bf16 = _kv_write("f32", stf, store), _kv_write("bf16", st_bf16, store_bf16)
 _write_int8 = _kv_write("int8", st_int8, store_int8)
-_cross_write_f32, _cross_write_bf16, _cross_write_int8 = (
-    _kv_write(kind, put, put_vector, cross=True)
-    for kind, put, put_vector in (("f32", stf, store), ("bf16", st_bf16, store_bf16), ("int8", st_int8, store_int8))
-)
 
 
 @kernel
 def kv_write_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Keys and values as they are."""
-    _write_f32(p, base, step, t, nt)
+    _write_f32(p, base, step, t, nt, plain(0))
 
 
 @kernel
 def kv_write_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Rounded to nearest even."""
-    _write_bf16(p, base, step, t, nt)
+    _write_bf16(p, base, step, t, nt, plain(0))
 
 
 @kernel
 def kv_write_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """Rounded to 127ths of a key's largest number."""
-    _write_int8(p, base, step, t, nt)
+    _write_int8(p, base, step, t, nt, plain(0))
 
 
 @kernel
 def cross_write_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As kv_write_f32, into the pages of the encoder's text, by its place there."""
-    _cross_write_f32(p, base, step, t, nt)
+    _write_f32(p, base, step, t, nt, plain(1))
 
 
 @kernel
 def cross_write_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As kv_write_bf16, into the pages of the encoder's text, by its place there."""
-    _cross_write_bf16(p, base, step, t, nt)
+    _write_bf16(p, base, step, t, nt, plain(1))
 
 
 @kernel
 def cross_write_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As kv_write_int8, into the pages of the encoder's text, by its place there."""
-    _cross_write_int8(p, base, step, t, nt)
+    _write_int8(p, base, step, t, nt, plain(1))

@@ -19,7 +19,7 @@ from ...ops import FAST, slots
 from ..emitters import SIZES
 from ..lanes import WIDE, add, load_tail, load_wide, mul, store_bf16, store_tail, store_wide
 from ..target import tile_shape
-from ..tiles import dot_rows, dot_tile, pack_tile, product_tile
+from ..tiles import dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import activated
 from .flushing import modes
@@ -83,28 +83,12 @@ def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
             _finish_tail(base, y, 4 * (m * n_all + n), b, act, times, residual, end - n)
 
 
-def in_streams(one: Any, streams: Any) -> Any:
-    """A product's rows n0 to n1 for one token, in long streams.
-
-    `one(w, n_all, n, x, k, y)` does row n, `streams(w, n_all, n, h, x, k, y)` rows n, n + h, ...
-    """
-
-    @template
-    def decode(w: Any, n_all: Any, n0: Any, n1: Any, x: Any, k: Any, y: Any) -> None:
-        h = (n1 - n0) // STREAMS
-        for n in range(n0, n0 + h):
-            streams(w, n_all, n, h, x, k, y)
-        for n in range(n0 + STREAMS * h, n1):
-            one(w, n_all, n, x, k, y)
-
-    return decode
-
-
-def walk(kind: str, decode: Any, panel: Any, spread_floats: Any, columns: Any) -> Any:
+def walk(kind: str, others: Any, streams: Any, panel: Any, spread_floats: Any, columns: Any) -> Any:
     """The body of a product; its rows come from the caller, dense ones of `kind` or such as become dense on the way.
 
-    `decode(w, n_all, n0, n1, x, k, y)` does rows n0 to n1 for one token;
-    `panel(p, scratch, n0, n1)` says where rows n0 to n1 lie dense, how far apart, and where in memory the next ones
+    For one token `streams(w, n_all, n, h, x, k, y)` does h rows from n on and those n + h, ... on, together, and
+    `others(w, n_all, n, n1, x, k, y)` rows n to n1, one after the other;
+    `panel(p, scratch, n0, n1)` gives where rows n0 to n1 lie dense, how far apart, and where in memory the next ones
     begin and end. It may fill `spread_floats(k)` of the scratch, and gets `columns(k)` rows at most.
     """
     fast = kind == FAST
@@ -176,11 +160,13 @@ def walk(kind: str, decode: Any, panel: Any, spread_floats: Any, columns: Any) -
             else:
                 many(p, base, m_all, scratch, n0, n1)
         elif m_all == 1:  # none: a piece of the prompt that is not its last
+            x, y, h = base + arg(p, X), base + arg(p, Y), (n1 - n0) // STREAMS
             mode = begin()
-            decode(w, n_all, n0, n1, base + arg(p, X), k, base + arg(p, Y))
+            streams(w, n_all, n0, h, x, k, y)
+            others(w, n_all, n0 + STREAMS * h, n1, x, k, y)
             if end(mode) != 0:
-                again(p, base, 0, 1, n0, n1)
-            epilogue(p, base, (0, 1), (n0, n1))
+                again(p, base, 0, m_all, n0, n1)
+            epilogue(p, base, (0, m_all), (n0, n1))
 
     return body
 
@@ -192,6 +178,15 @@ def _none(_: Any) -> Any:
 
 def _linear(kind: str, unroll: int, ahead: int) -> Any:
     size = SIZES[kind]
+    row, rows = dot_tile(1, kind), dot_tile(STREAMS, kind, unroll, ahead)
+
+    @template
+    def others(w: Any, _: Any, n: Any, n1: Any, x: Any, k: Any, y: Any) -> None:
+        row(w + n * k * size, 0, x, k, y + 4 * n, 4, n1 - n)
+
+    @template
+    def streams(w: Any, _: Any, n: Any, h: Any, x: Any, k: Any, y: Any) -> None:
+        rows(w + n * k * size, h * k * size, x, k, y + 4 * n, 4 * h, h)
 
     @template
     def panel(p: Any, _: Any, n0: Any, n1: Any) -> Any:
@@ -200,33 +195,7 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
         soon = at + min(n1 - n0, COLUMNS) * ldw  # near enough to be in the second cache still when it is needed
         return at, ldw, soon, min(soon + (n1 - n0) * ldw, arg(p, W) + arg(p, DN) * ldw)
 
-    return walk(kind, _decode(kind, unroll, ahead), panel, _none, _columns_of)
-
-
-def _decode(kind: str, unroll: int, ahead: int) -> Any:
-    size = SIZES[kind]
-    if kind == FAST:  # functions of their own, for the mode's sake
-        one_by_one, in_two = dot_rows(1, kind), dot_rows(STREAMS, kind, unroll, ahead)
-
-        @template
-        def decode(w: Any, _: Any, n0: Any, n1: Any, x: Any, k: Any, y: Any) -> None:
-            h = (n1 - n0) // STREAMS
-            rest = n0 + STREAMS * h
-            in_two(w + n0 * k * size, h * k * size, x, k, y + 4 * n0, 4 * h, h)
-            one_by_one(w + rest * k * size, 0, x, k, y + 4 * rest, 4, n1 - rest)
-
-        return decode
-    row, rows = dot_tile(1, kind), dot_tile(STREAMS, kind, unroll, ahead)
-
-    @template
-    def one(w: Any, _: Any, n: Any, x: Any, k: Any, y: Any) -> None:
-        row(w + n * k * size, 0, x, k, y + 4 * n, 4)
-
-    @template
-    def streams(w: Any, _: Any, n: Any, h: Any, x: Any, k: Any, y: Any) -> None:
-        rows(w + n * k * size, h * k * size, x, k, y + 4 * n, 4 * h)
-
-    return in_streams(one, streams)
+    return walk(kind, others, streams, panel, _none, _columns_of)
 
 
 _linear_f32 = _linear("f32", unroll=4, ahead=1536)

@@ -11,7 +11,8 @@ from typing import Any
 from ...lora import L_BIAS, L_DOWN, L_IDS, L_RANK, L_RATIO, L_SCALE, L_UP, L_WORDS
 from ...ops import slots
 from ...step import Q_ADAPTER, S_T, T_ID, T_ROW, T_SEQUENCE
-from ..emitters import ZERO, N, c64, ir_below, ir_fma, ir_fold, ir_least, ir_load, ir_loop, off
+from ..emitters import ZERO, N, ir_below, ir_fma, ir_fold, ir_least, ir_load, off
+from ..flow import c64, ir_loop
 from ..lanes import add, fma, i64, lanes, ld, ldf, load_tail, mul, op, splat, stf, store_tail, zero
 from ..target import tile_shape
 from ..tiles import dot_tile
@@ -94,10 +95,9 @@ def lora_down(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
             x, y = base + arg(p, D_X) + 4 * row * k, base + arg(p, D_Y) + 4 * row * most
             w, end = ld(words + 8 * L_DOWN), ld(words + 8 * L_RANK)
             if a + ROWS <= end:
-                _rows(w + 4 * a * k, 4 * k, x, k, y + 4 * a, 4)
+                _rows(w + 4 * a * k, 4 * k, x, k, y + 4 * a, 4, 1)
             else:
-                for m in range(a, end):
-                    _row(w + 4 * m * k, 0, x, k, y + 4 * m, 4)
+                _row(w + 4 * a * k, 0, x, k, y + 4 * a, 4, end - a)
 
 
 @op(lanes, *[i64] * 5)

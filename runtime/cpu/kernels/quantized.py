@@ -70,7 +70,8 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
     `place(w, i, groups)` is where panel i lies; `spread(p, base, t, i, count)` gives where panels i, i + 1, ... lie for
     many tokens, and how far apart.
     """
-    full, one_token = integer_tile(PANELS, TOKENS, dense), integer_tile(PANELS, 1, dense)
+    # the one that takes most of a prompt has more addresses than registers: LLVM finds better ones in the kernel itself
+    full, one_token = integer_tile(PANELS, TOKENS, dense, pasted=True), integer_tile(PANELS, 1, dense)
     one_panel, single = integer_tile(1, TOKENS, dense), integer_tile(1, 1, dense)
     stream, one = integer_tile(STREAMS, 1, kind, ahead), integer_tile(1, 1, kind)
 
@@ -87,28 +88,24 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
             for i in range(p0, p0 + h):
                 at = place(w, i, groups)
                 apart = place(w, i + h, groups) - at
-                stream(at, apart, x, ldx, groups, y + row * i, ldy, row * h, n - PANEL * i)
+                stream(at, apart, x, ldx, groups, y + row * i, ldy, row * h, n - PANEL * i, 1)
             for i in range(p0 + STREAMS * h, p1):
-                one(place(w, i, groups), 0, x, ldx, groups, y + row * i, ldy, row, n - PANEL * i)
-            epilogue(p, base, (0, 1), (PANEL * p0, min(n, PANEL * p1)))
+                one(place(w, i, groups), 0, x, ldx, groups, y + row * i, ldy, row, n - PANEL * i, 1)
+            epilogue(p, base, (0, m_all), (PANEL * p0, min(n, PANEL * p1)))
         if m_all < 2:  # none: a piece of the prompt that is not its last
             return
         tiles, tokens, finished = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS, p0
         for i in range(p0, tiles, PANELS):
             (at, panel), out, left = spread(p, base, t, i, PANELS), y + row * i, n - PANEL * i
-            for m in range(0, tokens, TOKENS):
-                full(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-            for m in range(tokens, m_all):
-                one_token(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+            full(at, panel, x, ldx, groups, out, ldy, row, left, m_all // TOKENS)
+            one_token(at, panel, x + tokens * ldx, ldx, groups, out + tokens * ldy, ldy, row, left, m_all - tokens)
             if i + PANELS == tiles or i + PANELS >= finished + CHUNK:
                 epilogue(p, base, (0, m_all), (PANEL * finished, min(n, PANEL * (i + PANELS))))
                 finished = i + PANELS
         for i in range(tiles, p1):
             (at, panel), out, left = spread(p, base, t, i, 1), y + row * i, n - PANEL * i
-            for m in range(0, tokens, TOKENS):
-                one_panel(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-            for m in range(tokens, m_all):
-                single(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
+            one_panel(at, panel, x, ldx, groups, out, ldy, row, left, m_all // TOKENS)
+            single(at, panel, x + tokens * ldx, ldx, groups, out + tokens * ldy, ldy, row, left, m_all - tokens)
             epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + 1))))
 
     return body

@@ -14,7 +14,7 @@ from ..emitters import SIZES
 from ..lanes import ld
 from ..sparse_tiles import sparse_rows, spread_row
 from .base import arg, kernel, template
-from .linear import STREAMS, in_streams, walk
+from .linear import STREAMS, walk
 
 _, _, _, W, _, _, _, DN, DK, _ = slots("linear")
 
@@ -24,12 +24,14 @@ def _linear(kind: str) -> Any:
     row, rows, spread = sparse_rows(1, kind), sparse_rows(STREAMS, kind, 2048), spread_row(kind)
 
     @template
-    def one(w: Any, n_all: Any, n: Any, x: Any, k: Any, y: Any) -> None:
-        row(w, n_all, n, 1, x, k, y + 4 * n, 4)
+    def others(w: Any, n_all: Any, n0: Any, n1: Any, x: Any, k: Any, y: Any) -> None:
+        for n in range(n0, n1):
+            row(w, n_all, n, 1, x, k, y + 4 * n, 4)
 
     @template
-    def streams(w: Any, n_all: Any, n: Any, h: Any, x: Any, k: Any, y: Any) -> None:
-        rows(w, n_all, n, h, x, k, y + 4 * n, 4 * h)
+    def streams(w: Any, n_all: Any, n0: Any, h: Any, x: Any, k: Any, y: Any) -> None:
+        for n in range(n0, n0 + h):
+            rows(w, n_all, n, h, x, k, y + 4 * n, 4 * h)
 
     @template
     def floats(k: Any) -> Any:
@@ -48,7 +50,7 @@ def _linear(kind: str) -> Any:
             spread(w, arg(p, DN), n, k, scratch + (n - n0) * width, ahead)
         return scratch, width, scratch, scratch
 
-    return walk(kind, in_streams(one, streams), panel, floats, columns)
+    return walk(kind, others, streams, panel, floats, columns)
 
 
 _linear_f32, _linear_bf16, _linear_f16 = (_linear(kind) for kind in ("f32", "bf16", "f16"))

@@ -40,7 +40,7 @@ from ..lanes import (
     store_tail,
     zero,
 )  # fmt: skip
-from .base import arg, kernel, rows_of, share, template, token_word
+from .base import arg, jit, kernel, plain, rows_of, share, token_word
 
 F = np.float32
 E_Y, E_W, E_D = slots("embed")
@@ -52,9 +52,9 @@ U_Y, U_X, U_D, U_K = slots("unfold")
 A_X, A_N = slots("argmax")
 
 
-def _embed(load_kind: Any, size: int, word: int) -> Any:
-    @template
-    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+def _embed(load_kind: Any, size: int) -> Any:
+    @jit
+    def body(p: Any, base: Any, step: Any, t: Any, nt: Any, word: Any) -> None:
         rows, d = rows_of(p, step), arg(p, E_D)
         y = base + arg(p, E_Y)
         for r in range(share(rows, 1, t, nt), share(rows, 1, t + 1, nt)):
@@ -65,69 +65,64 @@ def _embed(load_kind: Any, size: int, word: int) -> Any:
     return body
 
 
+#: Which row a token takes, a word of it says.
 _embed_f32, _embed_bf16, _embed_f16 = (
-    _embed(f, SIZES[k], T_ID) for f, k in ((load_tail, "f32"), (load_tail_bf16, "bf16"), (load_tail_f16, "f16"))
-)
-_position_f32, _position_bf16, _position_f16 = (
-    _embed(f, SIZES[k], T_POSITION) for f, k in ((load_tail, "f32"), (load_tail_bf16, "bf16"), (load_tail_f16, "f16"))
-)
-_type_f32, _type_bf16, _type_f16 = (
-    _embed(f, SIZES[k], T_TYPE) for f, k in ((load_tail, "f32"), (load_tail_bf16, "bf16"), (load_tail_f16, "f16"))
+    _embed(f, SIZES[k]) for f, k in ((load_tail, "f32"), (load_tail_bf16, "bf16"), (load_tail_f16, "f16"))
 )
 
 
 @kernel
 def embed_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[id of token t]."""
-    _embed_f32(p, base, step, t, nt)
+    _embed_f32(p, base, step, t, nt, plain(T_ID))
 
 
 @kernel
 def embed_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[id of token t]."""
-    _embed_bf16(p, base, step, t, nt)
+    _embed_bf16(p, base, step, t, nt, plain(T_ID))
 
 
 @kernel
 def embed_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[id of token t]."""
-    _embed_f16(p, base, step, t, nt)
+    _embed_f16(p, base, step, t, nt, plain(T_ID))
 
 
 @kernel
 def embed_positions_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[position of token t]."""
-    _position_f32(p, base, step, t, nt)
+    _embed_f32(p, base, step, t, nt, plain(T_POSITION))
 
 
 @kernel
 def embed_positions_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[position of token t]."""
-    _position_bf16(p, base, step, t, nt)
+    _embed_bf16(p, base, step, t, nt, plain(T_POSITION))
 
 
 @kernel
 def embed_positions_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[position of token t]."""
-    _position_f16(p, base, step, t, nt)
+    _embed_f16(p, base, step, t, nt, plain(T_POSITION))
 
 
 @kernel
 def embed_types_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[type of token t]."""
-    _type_f32(p, base, step, t, nt)
+    _embed_f32(p, base, step, t, nt, plain(T_TYPE))
 
 
 @kernel
 def embed_types_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[type of token t]."""
-    _type_bf16(p, base, step, t, nt)
+    _embed_bf16(p, base, step, t, nt, plain(T_TYPE))
 
 
 @kernel
 def embed_types_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """y[t] = w[type of token t]."""
-    _type_f16(p, base, step, t, nt)
+    _embed_f16(p, base, step, t, nt, plain(T_TYPE))
 
 
 @kernel
