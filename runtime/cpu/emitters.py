@@ -167,7 +167,7 @@ def ir_load_masked(b: Builder, p: Value, ty: Any, mask: Value) -> Value:
 
     Where no instruction does it, LLVM writes a branch for every lane: those stand once, in a function.
     """
-    if masked_moves(halves=ty.element != F32):
+    if masked_moves(ty.count):
         return _load_masked(b, p, ty, mask)
     name = f"load_masked_{ty.count}_{SIZES['f32' if ty.element == F32 else 'bf16']}"
     return ir_apart(b, name, partial(_load_apart, ty), b.ptrtoint(p, I64), _bits_of(b, mask), returns=ty)
@@ -208,7 +208,7 @@ def ir_store(b: Builder, v: Value, addr: Value, mask: Value | None = None) -> No
     p = ptr(b, addr, v.type, mask)
     if mask is None:
         b.store(v, p, align=4 if v.type == V else 1)
-    elif masked_moves():
+    elif masked_moves(v.type.count):
         _store_masked(b, v, p, mask)
     else:
         ir_apart(b, f"store_masked_{v.type.count}", _store_apart, v, b.ptrtoint(p, I64), _bits_of(b, mask))

@@ -32,23 +32,12 @@ from .emitters import (
     off,
     ptr,
 )
-from .flow import I64, c64, ir_apart, ir_loop
+from .flow import I64, c64, ir_loop
 from .lanes import i64, op, void
 from .target import expands, expands_bytes
 
 MASK_AHEAD = 512  # bytes: the masks are a ninth of what is read
 MANY = 4  # groups taken at a time, with one load of their bits
-
-
-def _spread_alone(ty: Any, size: int, b: Any, at: Any, bits: Any) -> Any:
-    """`ir_spread`, one number after the other."""
-    v, number = ir.Constant(ty, None), ty.element
-    for lane in range(N):
-        bit = b.trunc(b.lshr(bits, c64(lane)), I1)
-        one = b.select(bit, b.load(ptr(b, at, number), align=size), ir.Constant(number, 0))
-        v = b.insert_element(v, one, ir.Constant(I32, lane))
-        at = b.add(at, b.select(bit, c64(size), c64(0)))
-    return v
 
 
 def ir_spread(b: Any, at: Any, bits: Any, kind: str) -> Any:
@@ -62,8 +51,12 @@ def ir_spread(b: Any, at: Any, bits: Any, kind: str) -> Any:
         f = ext(b, "llvm.x86.avx512.mask.expand.v16i32", VI, [VI, VI, VM])
         v = b.trunc(b.call(f, [b.zext(b.load(ptr(b, at, ty), align=size), VI), ir.Constant(VI, None), mask]), ty)
     else:
-        spread = partial(_spread_alone, ty, size)
-        v = ir_apart(b, f"spread_{size}", spread, at, b.zext(bits, I64), returns=ty)
+        v = ir.Constant(ty, None)
+        for lane in range(N):
+            bit = b.trunc(b.lshr(bits, ir.Constant(I16, lane)), I1)
+            one = b.select(bit, b.load(ptr(b, at, number), align=size), ir.Constant(number, 0))
+            v = b.insert_element(v, one, ir.Constant(I32, lane))
+            at = b.add(at, b.select(bit, c64(size), c64(0)))
     return b.bitcast(v, V) if kind == "f32" else v
 
 

@@ -49,6 +49,8 @@ __all__ = [
     "wide_lanes",
 ]
 
+#: Lanes of an ordinary vector (`emitters.N`).
+SIXTEEN = 16
 #: How symbols begin that kernels of a library share.
 SHARED = "miaotui."
 #: What our emitters ask for, in LLVM's words.
@@ -139,9 +141,12 @@ def bit_masks() -> bool:
     return _has(AVX512)
 
 
-def masked_moves(*, halves: bool = False) -> bool:
-    """Whether some lanes of a vector of float32 (or of 16 bits) are moved by an instruction."""
-    return machine() == "x86_64" and _has(AVX512 if halves else F16C)
+def masked_moves(count: int) -> bool:
+    """Whether LLVM moves some of this many lanes in a few instructions; else it writes a branch for every lane.
+
+    It does that for 16 bits in AVX2, too: there it costs less than a call, around which accumulators are spilled.
+    """
+    return machine() == "x86_64" and (count <= SIXTEEN or bit_masks())
 
 
 def expands_bytes() -> bool:
