@@ -1,4 +1,4 @@
-"""Memory of our own: zeroed private pages, huge ones where the system gives them."""
+"""Memory of our own: zeroed private pages, huge ones where there is much of it and the system gives them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["LIMITS", "float_rows", "memory_named", "refused", "zeroed"]
+
+
+#: Bytes from which memory lies in huge pages: the first touch of such a page takes 2 MiB, and what is smaller needs few
+#: small ones.
+HUGE_FROM = 2**22
 
 
 def refused(nbytes: int, what: str) -> MemoryLimitError:
@@ -45,7 +50,7 @@ def zeroed(nbytes: int, what: str = "memory") -> NDArray[np.uint8]:
         m = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, MemoryError, OverflowError, ValueError) as e:  # the last two: beyond what an address can be
         raise refused(nbytes, what) from e
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if hasattr(mmap, "MADV_HUGEPAGE") and nbytes >= HUGE_FROM:
         with suppress(OSError):  # a kernel without huge pages
             m.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(m, np.uint8)

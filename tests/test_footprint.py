@@ -12,11 +12,30 @@ import pytest
 from checkpoints import Drawn, small, write_checkpoint
 from miaotui.errors import BackendError
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.runtime.memory import zeroed
 from miaotui.tools.bench import footprint
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is held")
 #: What differs between two processes besides the model: allocators keep pages, threads have stacks.
 SLACK = 14 * 2**20
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGES = THP.read_text(encoding="utf-8") if THP.exists() else ""
+
+
+def held() -> int:
+    """Bytes of memory of its own that this process has."""
+    told = re.search(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
+    assert told is not None
+    return int(told[1]) * 1024
+
+
+@pytest.mark.skipif("[always]" in HUGE_PAGES, reason="the system gives huge pages to who does not ask for any")
+def test_little_memory_takes_what_is_touched():
+    """The first touch of a huge page takes 2 MiB, of which a small arena needs little."""
+    before = held()
+    block = zeroed(2**22 - 1)
+    block[2**21] = 1
+    assert held() - before < 2**20
 
 
 @pytest.mark.parametrize("quantize", ["int8", "int4,embed=int8"])
