@@ -140,12 +140,8 @@ class Request:
 
     @property
     def fast(self) -> bool:
-        """Whether products may round their input to BF16: asked for, and possible."""
-        if self.precision == "exact" or self.gpu:
-            return self.precision == "fast"
-        from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
-
-        return bf16_dot()
+        """Whether products of BF16 matrices round their input to BF16."""
+        return self.precision == "fast"
 
     def n_pages(self, context: int, *, beams: int = 1) -> int:
         """Pages of the KV cache: for `cache_tokens` tokens together; or for one text, and `beams` of usual length.
@@ -186,12 +182,8 @@ class Request:
             notes.append(
                 "precision=fast: long prompts go to the GPU's tensor core; the bits are not those of other machines"
             )
-        elif self.precision == "fast" and self.fast:
-            notes.append(
-                "precision=fast: products of BF16 matrices are this CPU's own; the bits differ between machines"
-            )
         elif self.precision == "fast":
-            notes.append("precision=fast: this CPU has no BF16 dot; computed exactly")
+            notes.append("precision=fast: products of BF16 matrices round their input to BF16, on every CPU alike")
         return tuple(notes)
 
 

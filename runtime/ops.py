@@ -56,7 +56,7 @@ class Op:
 
 DTYPE_VARIANTS = ("f32", "bf16", "f16")
 WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
-#: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): another order on every CPU.
+#: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): on CPUs as `bf16_dot.py` has it.
 FAST = "bf16_dot"
 #: What `linear` may apply, by its number in the instruction; 0 is none.
 ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2")
