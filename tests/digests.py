@@ -36,6 +36,8 @@ STAGED: dict[str, Any] = {
 HOW: tuple[dict[str, Any], ...] = (
     {}, {"quantize": "int8"}, {"quantize": "int4"}, {"quantize": "int4a"}, {"kv_cache": "bf16"}, {"kv_cache": "int8"},
     {"prune": "keep-layers=0-2; ffn=0.75"}, {"prune": "sparsity=0.5"}, {"prune": "sparsity=0.5", "quantize": "int8"},
+    *({"quantize": dtype, "precision": "exact"} for dtype in ("int8", "int4", "int4a")),
+    {"prune": "sparsity=0.5", "quantize": "int8", "precision": "exact"},
 )  # fmt: skip
 
 #: Trained models of `real_files`, and where in their expected.json ids are.

@@ -16,6 +16,7 @@ from ...load_options import LOAD_DEFAULTS
 from ...loader.load_plan import make_load_plan
 from ...loader.prune.options import parse_prune
 from ...loader.roles import ATTENTION, CROSS, EXPERTS, FEED_FORWARD, MATRICES, ROLES, role_of
+from ...loader.source import PREQUANTIZED
 from ...runtime.cores import available_threads
 from ...runtime.cpu.target import bf16_dot
 from ...runtime.kvcache import PAGE, pages_of
@@ -173,7 +174,8 @@ def _levels(
             out["batch"] = BATCHES
         if "draft" in LOAD_DEFAULTS and not config.seq2seq:
             out["draft"] = (None, "ngram")
-    out["precision"] = ("exact", "fast") if "BF16" in stored and bf16_dot() else ("exact",)
+    out["precision"] = (None, *(["exact"] if PREQUANTIZED in stored else []))  # what tuning rounds takes one plane
+    out["precision"] += ("fast",) if "BF16" in stored and bf16_dot() else ()
     return out | {group: ROUNDED for group in GROUPS if roles[group]}
 
 
