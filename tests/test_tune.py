@@ -197,11 +197,32 @@ def test_what_cannot_be_tuned_is_said_before_anything_is_measured(tmp_path, caps
         ((tmp_path / "m", "--vary", "ffn", "--prompt", 8, "--new", 8), "ffn changes answers: give --text FILE"),
         (("--text", tmp_path / "nowhere.txt"), "nowhere.txt"),
         (("--plan", "ffn=2"), "ffn=2"),
+        (("--try-sampling", "top-k=4", "--vary", "ffn"), "--vary ffn leaves it out"),
+        (("--try-sampling", "top-k=4", "--task", "ner", "--data", "x"), "--task ner draws no ids"),
     ):
         code, _, err = run(capsys, "tune", *words)
         assert code in {1, 2}, words
         assert says in err
     assert not timeless
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("temperature=-1", "temperature=-1"),
+        ("heat=1", "such as temperature=0.8 top-k=40, but not seed, found heat=1"),
+        ("seed=1", "but not seed, found seed"),
+        ("top-k=x", "invalid int value: 'x'"),
+        (" ", "found nothing"),
+        ("mirostat-eta=1", "only with --mirostat"),
+        ("top-k='4", "No closing quotation"),
+    ],
+)
+def test_words_that_say_no_way_to_draw_are_refused(capsys, words, says):
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, "tune", "--try-sampling", words)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("timeless")
@@ -334,6 +355,56 @@ def test_a_task_is_tuned_by_its_metric(tmp_path, capsys):
     assert profile["limits"]["of"] == "accuracy lost"
     assert profile["chosen"]["loss"] <= 0.01
     assert profile["load"]["quantize"]
+
+
+SURE, WILD = "top-k=1 temperature=0.1", "temperature=9"
+
+
+def test_ways_to_draw_are_timed_and_the_profile_has_the_chosen_one(tmp_path, capsys, monkeypatch, text):
+    monkeypatch.setattr(ModelMeter, "pair", lambda self, p: (0.5 if self.knobs.space.label(p).endswith("=9") else 1, 1))
+    file, asked = tmp_path / "p.json", ("--vary", "sampling", "--text", text, "--top-p", 0.9)
+    asked = (*asked, "--try-sampling", SURE, "--try-sampling", WILD, "--out", file)
+    code, out, err = run(capsys, "tune", *asked)
+    assert code == 0, err
+    assert "sampling=temperature=9" in out
+    profile = read_profile(file)
+    assert profile.generate == {"top_p": 0.9, "temperature": 9.0}
+    assert {row["loss"] for row in profile.table} == {0.0}
+    monkeypatch.setattr(ModelMeter, "pair", lambda *_: (1.0, 1.0))
+    assert run(capsys, "tune", *asked)[0] == 0
+    assert read_profile(file).generate == profile.generate, "what is as good as the best stays"
+
+
+def test_ids_are_drawn_as_the_point_says(monkeypatch):
+    asked = []
+    monkeypatch.setattr(miaotui.Model, "generate", lambda _self, _prompt, **how: asked.append(how))
+    monkeypatch.setattr(miaotui.Model, "generate_all", lambda _self, _prompts, **how: asked.append(how))
+    ways = {SURE: {"top_k": 3}, WILD: {"temperature": 9.0}}
+    with open_model(demo.path()) as opened:
+        for goal in ("latency", "throughput"):
+            knobs = knobs_of(opened, goal=goal, vary=["sampling"], prompt=8, new=4, samplings=ways)
+            subject = TextSubject(list(range(1, 60)), goal, 8, 4, judged=False, parameters={"temperature": 1.0})
+            with ModelMeter(demo.path(), opened, knobs, subject) as meter:
+                asked.clear()
+                meter.pair((2,))
+            both = [how for how in asked if how["max_new_tokens"] == 4]
+            assert {how["temperature"] for how in both} == {9.0, 1.0}
+
+
+def test_a_task_judges_ways_to_draw(tmp_path, capsys, monkeypatch):
+    """The wild way is the faster, and is out by what it answers."""
+    monkeypatch.setattr(ModelMeter, "pair", lambda _, p: (1.0 - 0.2 * p[0], 1.0))
+    file = tmp_path / "d.jsonl"
+    days = {"2021-03-03": "the third of March 2021", "1987-07-09": "the ninth of July 1987"}
+    file.write_text("\n".join(json.dumps({"source": iso, "target": text}) for iso, text in days.items()))
+    asked = ("tune", demo.path("dates"), "--task", "text2text-generation", "--data", file, "--vary", "sampling")
+    code, out, err = run(capsys, *asked, "--try-sampling", SURE, "--try-sampling", WILD, "--json")
+    assert code == 0, err
+    profile = json.loads(out)
+    assert profile["generate"] == {"top_k": 1, "temperature": 0.1}
+    lost = {row["settings"]: row["loss"] for row in profile["table"]}
+    assert lost[f"sampling={SURE}"] <= 0.01
+    assert f"sampling={WILD}" not in lost, "what loses too much is not timed"
 
 
 def test_the_table_has_what_nothing_beats_the_reference_and_the_choice():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from shlex import split
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, shown
 from ...runtime.sampling_params import ORDER, SamplingParams
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["RULES", "SAMPLING", "add_rules", "add_sampling", "check_sampling", "ids", "token"]
 
@@ -142,6 +143,36 @@ def check_sampling(args: argparse.Namespace) -> None:
     for name, more in _MORE.items():
         if getattr(args, name) is None:
             refuse_given(args, add_sampling, more, f"only with --{name.replace('_', '-')}")
+
+
+class Drawing(dict[str, Any]):
+    """Parameters of `generate` that say how ids are drawn, and the words that they were given in."""
+
+    def __init__(self, typed: str, of: Mapping[str, Any]) -> None:
+        """What was typed, and what it says."""
+        super().__init__(of)
+        self.typed = typed
+
+
+def drawing(text: str) -> Drawing:
+    """Options of sampling in one word, without their dashes ("temperature=0.8 top-k=40"), for argparse."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_sampling(parser)
+    try:
+        words = [
+            f"--{name.replace('_', '-')}{by}{value}" for name, by, value in (w.partition("=") for w in split(text))
+        ]
+        found, unknown = parser.parse_known_args(words)
+        given = {name: value for name in SAMPLING if (value := getattr(found, name)) is not None}
+        if unknown or not given or "seed" in given:
+            what = "nothing" if not words else (unknown or ["--seed"])[0].removeprefix("--")
+            msg = f"expected options of sampling such as temperature=0.8 top-k=40, but not seed, found {what}"
+            raise argparse.ArgumentTypeError(msg)
+        check_sampling(found)
+        SamplingParams(**{name: given[name] for name in SamplingParams.__dataclass_fields__ if name in given})
+    except (argparse.ArgumentError, InputError, ValueError) as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+    return Drawing(" ".join(text.split()), given)
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:

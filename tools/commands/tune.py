@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, ProfileError
-from ..evaluate.formats import ALIASES, TASKS
+from ..evaluate.formats import ALIASES, TASKS, WRITING
 from .arguments import add_adapter, given_model, given_path, located, size
-from .sampling import SAMPLING, add_sampling, check_sampling
+from .sampling import SAMPLING, add_sampling, check_sampling, drawing
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vary",
         metavar="NAMES",
-        help="only these, joined by commas: threads, prefill_chunk, batch, draft, precision, kv_cache, prune, and what "
-        "is rounded: embed, attention, ffn (default: all)",
+        help="only these, joined by commas: threads, prefill_chunk, batch, draft, precision, kv_cache, prune, sampling "
+        "(of --try-sampling), and what is rounded: embed, attention, ffn (default: all)",
     )
     group.add_argument(
         "--plan",
@@ -124,6 +124,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="PLAN",
         help='try this pruning plan: a file, or short forms such as "ffn=0.75; drop-layers=5"; may be given several '
         "times (default: two shares of the feed-forward)",
+    )
+    group.add_argument(
+        "--try-sampling",
+        action="append",
+        type=drawing,
+        default=[],
+        metavar="WORDS",
+        help='try to draw ids so: options of sampling without their dashes, for instance "temperature=0.8 top-k=40"; '
+        "may be given several times. With a text its time alone is measured, with --task the metric too",
     )
     group.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and answer to reserve memory for")
 
@@ -167,8 +176,11 @@ def _check(args: argparse.Namespace) -> None:
         refuse_given(args, add_arguments, _OF_DATA, "only with --task, whose examples are measured")
     else:
         refuse_given(args, add_arguments, (*_OF_TEXT, "text"), "not with --task, whose examples are measured")
-        drawing = [name for name in SAMPLING if name not in {"seed", "do_sample"}]
-        refuse_given(args, add_arguments, drawing, "not with --task, which says how ids are drawn")
+        given = [name for name in SAMPLING if name not in {"seed", "do_sample"}]
+        refuse_given(args, add_arguments, given, "not with --task, which says how ids are drawn")
+        if args.try_sampling and ALIASES.get(args.task, args.task) not in WRITING:
+            msg = f"--try-sampling: --task {args.task} draws no ids; it is for {', '.join(WRITING)}"
+            raise InputError(msg)
         if args.data is None:
             msg = f"--task {args.task}: its examples are missing; give --data FILE"
             raise InputError(msg)
@@ -207,7 +219,7 @@ def _subject(args: argparse.Namespace, opened: Opened) -> Subject:
         task = ALIASES.get(args.task, args.task)
         examples: Any = read(args.data, task).examples
         examples = examples if args.examples is None else drawn(examples, args.examples, args.seed or 0)
-        return TaskSubject(task, examples, Settings(), args.goal)
+        return TaskSubject(task, examples, Settings(), args.goal, seed=args.seed or 0)
     check_predicts(opened.config, "--text" if args.text else f"MODEL {args.model}")
     ids = list(range(1, opened.config.n_vocab))
     judged = args.text is not None or args.model is None
@@ -237,6 +249,9 @@ def _knobs(args: argparse.Namespace, opened: Opened, *, judged: bool) -> Knobs:
 
     lossy = ("precision", "kv_cache", "prune", *GROUPS)
     vary = [name for name in AXES if judged or name not in lossy] if args.vary is None else args.vary.split(",")
+    if args.try_sampling and "sampling" not in vary:
+        msg = f"--try-sampling: --vary {args.vary} leaves it out; add sampling to it"
+        raise InputError(msg)
     if not judged and (wrong := [name for name in vary if name in lossy]):
         msg = f"--vary {args.vary}: {wrong[0]} changes answers: give --text FILE to measure by how much"
         raise InputError(msg)
@@ -253,6 +268,7 @@ def _knobs(args: argparse.Namespace, opened: Opened, *, judged: bool) -> Knobs:
         fixed={n: v for n in ("max_context", "adapter") if (v := getattr(args, n)) is not None},
         prompt=args.prompt if timed else 0,
         new=args.new if timed else 0,
+        samplings={each.typed: each for each in args.try_sampling},
     )
     if not knobs.space.axes:
         msg = f"--vary {','.join(vary)}: this model has one way of each here, and there is nothing to compare"

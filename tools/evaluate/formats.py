@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ALIASES", "FORMATS", "ONLY", "TASKS"]
+__all__ = ["ALIASES", "FORMATS", "ONLY", "TASKS", "WRITING"]
 
 TASKS = (
     "text-classification", "zero-shot-classification", "token-classification", "question-answering",
     "text2text-generation", "summarization", "translation", "text-generation", "sentence-similarity",
     "multiple-choice", "perplexity",
 )  # fmt: skip
+#: Tasks whose answers are written, an id after the other.
+WRITING = ("text2text-generation", "summarization", "translation", "text-generation")
 #: Other names of tasks, as the pipelines have them.
 ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
 #: What a format is.

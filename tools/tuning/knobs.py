@@ -35,6 +35,7 @@ __all__ = ["AXES", "Cut", "Knobs", "knobs_of"]
 #: What may be varied, in the order in which equally good settings are preferred from the left.
 AXES = (
     "threads", "prefill_chunk", "batch", "draft", "precision", "kv_cache", "embed", "attention", "ffn", "prune",
+    "sampling",
 )  # fmt: skip
 #: Sublayers of the roles in a group.
 GROUPS = {"embed": ("",), "attention": (ATTENTION, CROSS), "ffn": (FEED_FORWARD, EXPERTS)}
@@ -81,6 +82,11 @@ class Knobs:
         plain = {name: value for name, value in self._plain(chosen).items() if name != "adapter"}
         return plain | ({} if cut.saved is None else {"prune": cut.saved})
 
+    def parameters(self, point: Point) -> Mapping[str, Any]:
+        """Parameters of `generate` that are the point's: how ids are drawn."""
+        drawn: Mapping[str, Any] = self.space.settings(point).get("sampling", {})
+        return drawn
+
     def batch(self, point: Point) -> int:
         """Answers that are computed together."""
         return int(self.space.settings(point).get("batch", 1))
@@ -91,9 +97,14 @@ class Knobs:
             return 0.0
         return self.new - 1 if self.goal == "latency" else (self.new - 1) / self.new / self.batch(point)
 
-    def near(self, load: Mapping[str, Any], batch: int) -> Point | None:
-        """The point that was saved so; None: there is none."""
-        return next((p for p in self.space.points() if self.saved(p) == load and self.batch(p) == batch), None)
+    def near(self, load: Mapping[str, Any], batch: int, drawn: Mapping[str, Any] | None = None) -> Point | None:
+        """The point that was saved so, and draws so; None: there is none."""
+        varied = any(axis.name == "sampling" for axis in self.space.axes)
+        for p in self.space.points():
+            alike = not varied or self.parameters(p) == (drawn or {})
+            if alike and self.saved(p) == load and self.batch(p) == batch:
+                return p
+        return None
 
     def _plain(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         known = ("threads", "prefill_chunk", "precision", "kv_cache")
@@ -125,9 +136,12 @@ def knobs_of(  # noqa: PLR0913 - keywords
     prompt: int = 0,
     new: int = 0,
     levels: Mapping[str, Sequence[Any]] | None = None,
+    samplings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Knobs:
     """What can be varied of this model here. `plans`: as `load(prune=)` takes them; `levels`: those of some axes.
 
+    `samplings`: ways to draw ids, by what they are called, as parameters of `generate`. Whether answers are as good
+    is seen by a task alone: of a text, one is as good as the other.
     Errors: `InputError` for an axis that there is none of; those of a plan that is named.
     """
     fixed = dict(fixed or {})
@@ -141,6 +155,8 @@ def knobs_of(  # noqa: PLR0913 - keywords
     axes = [
         _axis(name, every[name]) for name in AXES if name in vary and name not in fixed and len(every.get(name, ())) > 1
     ]
+    if samplings and "sampling" in vary:
+        axes.append(Axis("sampling", ({}, *samplings.values()), lossy=not new, shown=("as given", *samplings)))
     return Knobs(Space(tuple(axes)), goal, fixed, roles, prompt, new)
 
 

@@ -51,7 +51,7 @@ class ModelMeter:
         self.model: Model | None = None
         self.reference = load(path, **knobs.options(knobs.space.reference))
         try:
-            subject.warm(self.reference)
+            subject.warm(self.reference, knobs.parameters(knobs.space.reference))
             subject.whole(self.reference)
         except BaseException:
             self.reference.close()
@@ -81,7 +81,7 @@ class ModelMeter:
 
     def loss(self, point: Point) -> float:
         """As `Meter` has it."""
-        return self.subject.loss(self._loaded(point))
+        return self.subject.loss(self._loaded(point), self.knobs.parameters(point))
 
     def pair(self, point: Point) -> tuple[float, float]:
         """As `Meter` has it: the least of each side, as what else runs on the machine only adds.
@@ -90,7 +90,7 @@ class ModelMeter:
         changes every time.
         """
         model, space = self._loaded(point), self.knobs.space
-        sides = [(model, self.knobs.batch(point)), (self.reference, self.knobs.batch(space.reference))]
+        sides = [(model, point), (self.reference, space.reference)]
         for each, _ in sides:
             each.session.rest()
         began, least = time.perf_counter(), [math.inf, math.inf]
@@ -102,10 +102,10 @@ class ModelMeter:
                 break
         return least[0], least[1]
 
-    def _seconds(self, model: Model, batch: int) -> float:
+    def _seconds(self, model: Model, point: Point) -> float:
         """A turn: its threads are started before it, and ended after it: they would look for work in the other's."""
         self.subject.wake(model)
-        took = self.subject.seconds(model, self.turn, batch)
+        took = self.subject.seconds(model, self.turn, self.knobs.batch(point), self.knobs.parameters(point))
         model.session.rest()
         return took
 
@@ -121,7 +121,7 @@ class ModelMeter:
             self._drop()
             self._check_room(point)
             self.at, self.model = point, load(self.path, **self.knobs.options(point))
-            self.subject.warm(self.model)
+            self.subject.warm(self.model, self.knobs.parameters(point))
         return self.model
 
     def _check_room(self, point: Point) -> None:

@@ -7,7 +7,7 @@ together (throughput). Each turn has prompts of its own: what the cache holds of
 from __future__ import annotations
 
 import time
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from ...dataclass import dataclass
 from ...errors import InputError
 from ...runtime.floats import usual_floats
+from ...runtime.sampling_params import ASK_TO_SAMPLE
 from ..bench.quality import log_softmax
 from ..perplexity import check_predicts
 
@@ -41,7 +42,7 @@ ROWS = 16
 
 
 class Subject(Protocol):
-    """What is asked of every model."""
+    """What is asked of every model. `how`: parameters of `generate` besides those that all have."""
 
     @property
     def unit(self) -> str:
@@ -54,16 +55,16 @@ class Subject(Protocol):
     def whole(self, model: Model) -> None:
         """Keep what the reference answers."""
 
-    def loss(self, model: Model) -> float:
+    def loss(self, model: Model, how: Mapping[str, Any]) -> float:
         """What this one loses against it; 0: nothing. InputError where they cannot be compared."""
 
-    def warm(self, model: Model) -> None:
+    def warm(self, model: Model, how: Mapping[str, Any]) -> None:
         """Have everything compiled and read once."""
 
     def wake(self, model: Model) -> None:
         """Have the model's threads started."""
 
-    def seconds(self, model: Model, turn: int, batch: int) -> float:
+    def seconds(self, model: Model, turn: int, batch: int, how: Mapping[str, Any]) -> float:
         """Wall time a unit."""
 
 
@@ -101,7 +102,7 @@ class TextSubject:
             self.exact = [model.logits(w) for w in self.windows(model)]
 
     @usual_floats()
-    def loss(self, model: Model) -> float:
+    def loss(self, model: Model, how: Mapping[str, Any]) -> float:  # noqa: ARG002 - as `Subject` has it
         """Mean over the tokens of sum p log(p / q), in float64."""
         total, n = 0.0, 0
         for exact, ids in zip(self.exact, self.windows(model), strict=True):
@@ -115,23 +116,24 @@ class TextSubject:
             n += len(ids)
         return max(0.0, total / n)
 
-    def warm(self, model: Model) -> None:
+    def warm(self, model: Model, how: Mapping[str, Any]) -> None:
         """As `Subject` has it."""
-        model.generate(self.prompts(model, -1, 1)[0], max_new_tokens=3, ignore_eos=True, **self.parameters)
+        prompt = self.prompts(model, -1, 1)[0]
+        model.generate(prompt, **{"max_new_tokens": 3, "ignore_eos": True, **self.parameters, **how})
 
     def wake(self, model: Model) -> None:
         """As `Subject` has it."""
         model.generate([1], max_new_tokens=2, ignore_eos=True)
 
-    def seconds(self, model: Model, turn: int, batch: int) -> float:
+    def seconds(self, model: Model, turn: int, batch: int, how: Mapping[str, Any]) -> float:
         """As `Subject` has it."""
         prompts = self.prompts(model, turn, batch)
-        how: dict[str, Any] = {"max_new_tokens": self.new, "ignore_eos": True, **self.parameters}
+        every: dict[str, Any] = {"max_new_tokens": self.new, "ignore_eos": True, **self.parameters, **how}
         began = time.perf_counter()
         if self.goal == "latency":
-            model.generate(prompts[0], **how)
+            model.generate(prompts[0], **every)
             return time.perf_counter() - began
-        model.generate_all(prompts, **how)
+        model.generate_all(prompts, **every)
         return (time.perf_counter() - began) / (batch * self.new)
 
     def prompts(self, model: Model, turn: int, batch: int) -> list[list[int]]:
@@ -146,13 +148,17 @@ class TextSubject:
 
 @dataclass
 class TaskSubject:
-    """A task's examples: the loss is how much less its first metric is, or of perplexity how much more, relatively."""
+    """A task's examples: the loss is how much less its first metric is, or of perplexity how much more, relatively.
+
+    `seed`: of answers that are drawn.
+    """
 
     task: str
     examples: Sequence[Example]
     settings: Settings
     goal: Goal = "latency"
     labels: Mapping[str, str] | None = None
+    seed: int = 0
     metric: str = ""
     best: float = 0.0
 
@@ -168,25 +174,25 @@ class TaskSubject:
 
     def whole(self, model: Model) -> None:
         """As `Subject` has it."""
-        self.metric, self.best = self._measured(model)
+        self.metric, self.best = self._measured(model, {})
 
-    def loss(self, model: Model) -> float:
+    def loss(self, model: Model, how: Mapping[str, Any]) -> float:
         """As `Subject` has it."""
-        _, value = self._measured(model)
+        _, value = self._measured(model, how)
         return max(0.0, value / self.best - 1 if self.task == "perplexity" else self.best - value)
 
-    def warm(self, model: Model) -> None:
+    def warm(self, model: Model, how: Mapping[str, Any]) -> None:
         """As `Subject` has it."""
-        examples, predict = self._asked(model)
+        examples, predict = self._asked(model, how)
         list(predict(examples[:1]))
 
     def wake(self, model: Model) -> None:
         """As `Subject` has it."""
-        self.warm(model)
+        self.warm(model, {})
 
-    def seconds(self, model: Model, turn: int, batch: int) -> float:  # noqa: ARG002 - as `Subject` has it
+    def seconds(self, model: Model, turn: int, batch: int, how: Mapping[str, Any]) -> float:  # noqa: ARG002 - as `Subject` has it
         """As `Subject` has it."""
-        examples, predict = self._asked(model)
+        examples, predict = self._asked(model, how)
         began = time.perf_counter()
         if self.goal == "latency":
             for example in examples:
@@ -195,17 +201,24 @@ class TaskSubject:
             list(predict(examples))
         return (time.perf_counter() - began) / len(examples)
 
-    def _asked(self, model: Model) -> tuple[list[Example], Predict]:
+    def _asked(self, model: Model, how: Mapping[str, Any]) -> tuple[list[Example], Predict]:
         from ..evaluate.answers import fitted, of_model  # noqa: PLC0415 - imports the pipelines
 
-        examples, settings = fitted(self.task, self.examples, model, self.settings, self.labels)
+        examples, settings = fitted(self.task, self.examples, model, self._settings(how), self.labels)
         return examples, of_model(self.task, model, settings)
 
-    def _measured(self, model: Model) -> tuple[str, float]:
+    def _measured(self, model: Model, how: Mapping[str, Any]) -> tuple[str, float]:
         """The metric that the task is judged by."""
         from ..evaluate.answers import fitted, of_model  # noqa: PLC0415 - as above
         from ..evaluate.evaluation import evaluate  # noqa: PLC0415 - as above
 
-        examples, settings = fitted(self.task, self.examples, model, self.settings, self.labels)
+        examples, settings = fitted(self.task, self.examples, model, self._settings(how), self.labels)
         metrics = evaluate(self.task, examples, of_model(self.task, model, settings), settings).measured.metrics
         return next(iter(metrics.items()))
+
+    def _settings(self, how: Mapping[str, Any]) -> Settings:
+        if not how:
+            return self.settings
+        asks = any(name in how for name in ASK_TO_SAMPLE)  # as of `generate`; some pipelines search with beams else
+        sampled = {"do_sample": True, "num_beams": 1} if asks else {}
+        return replace(self.settings, parameters={**self.settings.parameters, "seed": self.seed, **sampled, **how})

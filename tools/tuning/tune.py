@@ -56,7 +56,8 @@ def tune(  # noqa: PLR0913 - keywords
     began = time.perf_counter()
     kept = None
     if previous is not None and {"adapter": None} | dict(previous.model) == identity(opened):  # older ones name none
-        kept = knobs.near(previous.load, int(previous.chosen.get("batch", 1)))
+        drawn = {name: how for name, how in previous.generate.items() if (generate or {}).get(name) != how}
+        kept = knobs.near(previous.load, int(previous.chosen.get("batch", 1)), drawn)
     with ModelMeter(path, opened, knobs, subject) as meter:
         left = replace(limits, seconds=limits.seconds - (time.perf_counter() - began))
         result = search(knobs.space, meter, left, previous=kept, told=told)
@@ -83,7 +84,7 @@ def _profile(  # noqa: PLR0913, PLR0917 - all that stands in it
     return Profile(
         model=identity(opened),
         load=knobs.saved(chosen.point),
-        generate=generate,
+        generate=generate | knobs.parameters(chosen.point),
         goal=knobs.goal,
         limits={name: value for name, value in asked.items() if value != float("inf")} | {"of": subject.loses},
         chosen=next(row for row in rows if row["chosen"])
