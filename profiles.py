@@ -185,7 +185,7 @@ def _renewed(given: dict[str, Any]) -> dict[str, Any]:
     load = given["load"]
     if not isinstance(load, dict) or load.get("precision") != "exact":
         return given
-    return given | {"load": load | {"precision": None}}
+    return given | {"load": {name: value for name, value in load.items() if name != "precision"}}
 
 
 def identity(opened: Opened) -> dict[str, Any]:

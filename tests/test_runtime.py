@@ -112,8 +112,8 @@ def test_fast_products_are_the_same_for_every_cut_on_one_machine(tmp_path: Path,
     write_checkpoint(tmp_path, Drawn(config, "BF16", 3))
     cfg, weights = open_weights(tmp_path)
     exact = run(cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64), IDS, [len(IDS)])
-    whole = run(cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, fast=True), IDS, [len(IDS)])
-    session = cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, threads=threads, fast=True)
+    whole = run(cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, precision="fast"), IDS, [len(IDS)])
+    session = cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, threads=threads, precision="fast")
     for sizes in ([1] * len(IDS), [3] * (len(IDS) // 3) + [len(IDS) % 3], [17, len(IDS) - 17]):
         poison(session)
         assert np.array_equal(run(session, IDS, [n for n in sizes if n]), whole)

@@ -39,15 +39,16 @@ def check_backend(program: Program, family: str, backend: Literal["cpu", "cuda"]
             f"factors (longrope), which {backend} lacks; load with max_context={program.turning}, or use device='cpu'"
         )
         raise BackendError(msg)
+    planes = next((i.variant for i in program.code if i.variant in OPS[i.op].cpu_variants), None)
+    if planes is not None and backend != "cpu":
+        msg = (
+            f"device={backend!r}: precision='exact' rounds the inputs of {planes.partition('_')[0]} matrices to two "
+            f"planes, which {backend} lacks; leave precision out, or use device='cpu'"
+        )
+        raise BackendError(msg)
     for i in program.code:
         act = i.values.get("act")
         kind = ACTS[act - 1] if isinstance(act, int) and act else ""
-        if i.kernel not in OPS[i.op].kernels_of(backend) and i.variant in OPS[i.op].cpu_variants:
-            msg = (
-                f"device={backend!r}: precision='exact' rounds the inputs of {i.variant.partition('_')[0]} matrices to "
-                f"two planes, which {backend} lacks; leave precision out, or use device='cpu'"
-            )
-            raise BackendError(msg)
         lacks_op = backend not in OPS[i.op].backends
         if lacks_op or backend not in ACT_BACKENDS.get(kind, (backend,)):
             what = f"op {i.op!r}" if lacks_op else f"activation {kind!r}"

@@ -107,10 +107,9 @@ class Knobs:
         return None
 
     def _plain(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        known = ("threads", "prefill_chunk", "precision", "kv_cache")
+        known = ("threads", "prefill_chunk", "kv_cache")
         out = dict(self.fixed) | {name: chosen[name] for name in known if name in chosen}
-        if chosen.get("draft") is not None:
-            out["draft"] = chosen["draft"]
+        out |= {name: chosen[name] for name in ("draft", "precision") if chosen.get(name) is not None}
         if quantize := self._quantize(chosen):
             out["quantize"] = quantize
         if "batch" in chosen:  # the last page of a text is its own
