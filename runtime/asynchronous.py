@@ -166,25 +166,28 @@ async def _drawn(
     engine: Engine, asked: Asked, filtering: Filtering | None = None, *, at_once: bool = False
 ) -> AsyncGenerator[Token, None]:
     steps, task, tasks = asked.steps(filtering, at_once=at_once), Task(asked.sequence.table), engine.tasks()
-    step = next(steps, None)
-    while step is not None:
-        if isinstance(step, Draw) and (drawn := asked.sequence.at_hand()) is not None:
-            step = steps.send(drawn)
-        elif isinstance(step, Draw):
-            if step.speculation is not None and step.speculation.computes:  # not in the loop's thread
-                want = await in_thread(partial(asked.sequence.wanted, step))
+    try:
+        step = next(steps, None)
+        while step is not None:
+            if isinstance(step, Draw) and (drawn := asked.sequence.at_hand()) is not None:
+                step = steps.send(drawn)
+            elif isinstance(step, Draw):
+                if step.speculation is not None and step.speculation.computes:  # not in the loop's thread
+                    want = await in_thread(partial(asked.sequence.wanted, step))
+                else:
+                    want = asked.sequence.wanted(step)
+                try:
+                    with task.waiting(want):
+                        await tasks.until_done(want)
+                except BaseException:
+                    asked.sequence.keep(want)
+                    raise
+                step = steps.send(asked.sequence.taken(want))
             else:
-                want = asked.sequence.wanted(step)
-            try:
-                with task.waiting(want):
-                    await tasks.until_done(want)
-            except BaseException:
-                asked.sequence.keep(want)
-                raise
-            step = steps.send(asked.sequence.taken(want))
-        else:
-            yield step
-            step = next(steps, None)
+                yield step
+                step = next(steps, None)
+    finally:
+        steps.close()  # whoever keeps an exception keeps this call, and what it has
 
 
 async def answer(engine: Engine, asked: Asked) -> Generation:

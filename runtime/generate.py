@@ -494,13 +494,16 @@ def tokens(text: TextLike, made: Generator[Token | Draw, Drawn, None]) -> Genera
 
     An exception (Ctrl-C) inside a step ends the answer; the sequence keeps its ids, and goes on from them.
     """
-    step = next(made, None)
-    while step is not None:
-        if isinstance(step, Draw):
-            step = made.send(text.drawn(step))
-        else:
-            yield step
-            step = next(made, None)
+    try:
+        step = next(made, None)
+        while step is not None:
+            if isinstance(step, Draw):
+                step = made.send(text.drawn(step))
+            else:
+                yield step
+                step = next(made, None)
+    finally:
+        made.close()  # whoever keeps an exception keeps this call, and what it has
 
 
 def steps(  # noqa: PLR0913 - keywords

@@ -6,19 +6,24 @@ drawn from g (log p - log q) + log q, where p follows it, and q the second.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from .exact import NEGLIGIBLE, exp, log_of, unit_bits
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from numpy.typing import NDArray
 
     from .session import Session
     from .table import Table
 
 __all__ = ["Guidance", "guided", "log_probs"]
+
+
+T, V = TypeVar("T"), TypeVar("V")
 
 
 class Guidance:
@@ -30,7 +35,14 @@ class Guidance:
         self.table = session.admit(None)
         self.table.adapter, self.table.salt = table.adapter, table.salt
         self.table.begin(table.priority)
-        self.leave = session.left.when_dropped(self, self.table)
+        self._leave = session.left.when_dropped(self, self.table)
+
+    def during(self, made: Generator[T, V, None]) -> Generator[T, V, None]:
+        """What a generator gives; then the pages are others', even where somebody keeps an exception and its calls."""
+        try:
+            yield from made
+        finally:
+            self._leave()
 
 
 def guided(row: NDArray[np.float32], other: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

@@ -79,7 +79,8 @@ class Asked:
     ) -> Generator[Token | Draw, Drawn, None]:
         """The same, as what is to be drawn and what came of it. `at_once`: nobody reads it before its end."""
         self.sequence.table.begin(self.params.priority)
-        return steps(
+        guidance = self.sequence.guidance(self.params, len(self.sequence) + len(self.prompt) - 1)
+        made = steps(
             self.sequence,
             self.prompt,
             self.params,
@@ -90,8 +91,9 @@ class Asked:
             filtering=filtering,
             speculation=self.sequence.speculation(self.params, self.number),
             at_once=at_once,
-            guidance=self.sequence.guidance(self.params, len(self.sequence) + len(self.prompt) - 1),
+            guidance=guidance,
         )
+        return made if guidance is None else guidance.during(made)
 
 
 def answers(session: Session, asked: list[Asked], check: Callable[[], None] = lambda: None) -> list[Generation]:
@@ -150,6 +152,7 @@ def _together(engine: Engine, asked: list[Asked], most: int) -> list[Generation]
                 run = later.popleft()
                 opened.enter_context(run.sequence.as_it_was())
                 opened.callback(caller.leaves, run.sequence.table)
+                opened.callback(run.end)
                 caller.waits_for(run.sequence.table)
                 run.begin()
                 going.append(run)
@@ -188,6 +191,10 @@ class _Going:
         self.tokens: list[Token] = []
         self.error: BaseException | None = None
         self.sequence, self._steps = asked.sequence, asked.steps(at_once=True)
+
+    def end(self) -> None:
+        """Nothing more comes of it: what it has besides its text is others' now."""
+        self._steps.close()
 
     def begin(self) -> None:
         """Go on to the first draw."""

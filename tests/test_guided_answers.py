@@ -15,6 +15,7 @@ from checkpoints import Drawn, write_checkpoint
 from generation_models import write_writer
 from hypothesis import given
 from hypothesis import strategies as st
+from life import DEMO
 from miaotui.errors import InputError
 from miaotui.runtime.engine.wants import Guided
 from miaotui.runtime.guidance import guided, log_probs
@@ -24,7 +25,7 @@ from pruning import seven
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 IDS = [1, 9, 30, 2, 14]
@@ -160,6 +161,31 @@ def test_what_is_no_exception_ends_a_guided_answer_alone(model: miaotui.Model) -
     assert got == {0: wanted[0], 1: SystemExit, 2: wanted[2]}
 
 
+@pytest.mark.parametrize("call", ["generate", "several", "tokens", "agenerate"])
+def test_a_kept_exception_keeps_no_second_text(call: str) -> None:
+    """It holds the calls that it came through, and what they had: the other text's pages, and an adapter's place."""
+    with miaotui.load(DEMO, threads=1, max_context=64, cache_tokens=512) as model:
+
+        def fails(_: list[int], __: np.ndarray) -> None:
+            raise KeyError
+
+        how: dict[str, Any] = {**FEW, "guidance_scale": 2.5, "logits_processor": fails}
+        calls: dict[str, Callable[[], object]] = {
+            "generate": lambda: model.generate(IDS, **how),
+            "several": lambda: model.generate(IDS, **how, n=2, temperature=1),
+            "tokens": lambda: list(model.tokens(IDS, **how)),
+            "agenerate": lambda: asyncio.run(model.agenerate(IDS, **how)),
+        }
+        with pytest.raises(KeyError) as kept:
+            calls[call]()
+        session = model.session
+        session.turn(session.collect)
+        for table in (session._own, *session.kept):
+            session.pages.release(table)
+        assert session.pages.n_free == [session.pages.n_pages] * len(session.pages.windows)
+        assert kept.tb is not None
+
+
 def test_guidance_takes_one_pass_for_an_id(model: miaotui.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     session, run = model.session, model.session.run_pass
@@ -219,6 +245,45 @@ def test_the_rows_of_both_texts_come_in_any_order(model: miaotui.Model) -> None:
     with pytest.raises(InputError, match="closed"):
         want.result()
     model.session.left.append(table)
+
+
+def test_who_looks_at_what_is_waited_for_draws_nothing(model: miaotui.Model) -> None:
+    """A thread that leaves its passes to another looks in the middle of them: both drew, with one sampler's scratch."""
+    engine, table = model.session.engine, model.session.admit(None)
+    assert engine is not None
+    seen: list[object] = []
+
+    def draw(first: int, second: int) -> tuple[int, int]:
+        other = threading.Thread(target=lambda: seen.append(engine._waiting()))
+        other.start()
+        other.join()
+        return first, second
+
+    want = Guided(table, [1], int, draw, (table, [2]))
+    assert want.other is not None
+    engine.add(want)
+    want._row = 1  # who took the pass was struck there
+    want.other.done = True
+    assert engine._waiting() == seen == []
+    want.settle()
+    assert (want.done, len(seen)) == (True, 1)
+    engine.forget(want)
+    model.session.left.append(table)
+
+
+def test_guided_answers_of_several_threads_are_what_each_gets_alone(model: miaotui.Model) -> None:
+    prompts, how = [[1 + i, 9, 30 - i] for i in range(5)], {**FEW, "guidance_scale": 1.7, "temperature": 1.3, "seed": 5}
+    wanted, got = [model.generate(prompt, **how).ids for prompt in prompts], dict[int, list[int]]()
+    for _ in range(6):
+        threads = [
+            threading.Thread(target=lambda i: got.update({i: model.generate(prompts[i], **how).ids}), args=(i,))
+            for i in range(5)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [got.pop(i) for i in range(5)] == wanted
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40), st.floats(-4, 4))

@@ -213,7 +213,7 @@ class Engine:
         self._away = away
 
     def _waiting(self) -> list[Want]:
-        """What is waited for. Sequences that were closed meanwhile, and those that never fit, get their error."""
+        """What is waited for. Any thread may ask, in the middle of another's pass."""
         wants = []
         for key, ref in self._wants.copy().items():
             want = ref()
@@ -221,15 +221,23 @@ class Engine:
                 self._wants.pop(key, None)
             elif (tasks := want.tasks) is not None and tasks.is_closed:
                 self.forget(want)
-            elif not want.goes_on():
-                continue
-            elif want.table.dropped:
-                want.refuse(InputError(CLOSED))
-            elif (error := self._never_fits(want)) is not None:
-                want.refuse(error)
-            else:
+            elif want.goes_on():
                 wants.append(want)
         return wants
+
+    def _able(self) -> list[Want]:
+        """The same, for who takes a pass: those that were closed meanwhile, or never fit, get their error."""
+        for ref in self._wants.copy().values():
+            if (want := ref()) is not None:
+                want.settle()
+        wants = []
+        for want in self._waiting():
+            error = InputError(CLOSED) if want.table.dropped else self._never_fits(want)
+            if error is None:
+                wants.append(want)
+            else:
+                want.refuse(error)
+        return [want for want in wants if want.goes_on()]  # or what it is read with was refused
 
     def _never_fits(self, want: Want) -> InputError | None:
         """Why nothing can come of it: an empty cache, or the encoder's, has no room for the text."""
@@ -244,7 +252,7 @@ class Engine:
         """What the next pass reads, and for whom."""
         self._session.collect()
         self._n_seen = self._n_added
-        return self._choice.of(self._waiting(), self.early)
+        return self._choice.of(self._able(), self.early)
 
     def _afresh(self) -> list[tuple[Want, Part]]:
         """Where no text finds room all that wait give theirs up, so that one of them, or somebody else, can go on.

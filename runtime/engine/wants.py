@@ -99,8 +99,11 @@ class Want:
         return not self.table.n_pages or self.n_missing > max(self.rows, 1)
 
     def goes_on(self) -> bool:
-        """Whether a pass is still to do something for it."""
+        """Whether a pass is still to do something for it. Any thread may ask at any time: nothing is drawn."""
         return not self.done
+
+    def settle(self) -> None:
+        """End what was struck between its last row and its end; under the lock."""
 
     def row_draws(self) -> Iterable[NDArray[np.int64]]:
         """Words of the draws from the rows that the next pass makes for it."""
@@ -259,9 +262,12 @@ class Guided(Want):
         self.other = _Other(*second, copied, self)
 
     def goes_on(self) -> bool:
+        """As of any; here nothing more is to be read for it where its row is there."""
+        return not self.done and self._row is None
+
+    def settle(self) -> None:
         """As of any; here one that was struck between its last row and its draw is drawn."""
         self.complete()
-        return not self.done and self._row is None
 
     def fulfil(self, row: int) -> None:
         """Keep the row until the other text's is there too. Errors: as of any."""
@@ -275,7 +281,7 @@ class Guided(Want):
             self.complete()
 
     def complete(self) -> None:
-        """Draw, once both rows are there, or end where nothing comes of the other text."""
+        """Draw, once both rows are there, or end where nothing comes of the other text. Under the lock: draws count."""
         if self.done or self.other is None or not self.other.done:
             return
         try:
