@@ -156,9 +156,9 @@ class Reference:
         """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""
         return _whole(x, 127, 0.0)
 
-    def quantize_planes(self, x: Array) -> Array:
+    def quantize_planes(self, x: Array, parts: int = 1) -> Array:
         """The same with -32639 .. 32639, which is 256 * 127 + 127; up to 2^-111 all is 0: 32639 / max|x| is finite."""
-        return _whole(x, 32639, 2.0**-111)
+        return _whole(x.reshape(len(x) * parts, -1), 32639, 2.0**-111).reshape(x.shape)
 
     def round_bf16(self, x: Array) -> Array:
         """To nearest even; NaN stays NaN."""
@@ -356,10 +356,6 @@ class Reference:
     def quantize_parts(self, x: Array, parts: int) -> Array:
         """Each of `parts` of a row on its own."""
         return self.quantize(x.reshape(len(x) * parts, -1)).reshape(x.shape)
-
-    def quantize_parts_planes(self, x: Array, parts: int) -> Array:
-        """Each of `parts` of a row on its own."""
-        return self.quantize_planes(x.reshape(len(x) * parts, -1)).reshape(x.shape)
 
     def add(self, a: Array, b: Array) -> Array:
         """Residual."""

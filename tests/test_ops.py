@@ -235,8 +235,10 @@ def quantize(d: Draw, _: str) -> Case:
 
 
 def quantize_planes(d: Draw, _: str) -> Case:
-    x = some_zeros(d, d.size())
-    return Case(lambda ops, x: ops.quantize_planes(x), [[x]], exactly, read=lambda y: unquantized(y, 1, x.shape[1], 2))
+    k, parts = d.size(), d.draw(st.integers(1, 4))
+    x = some_zeros(d, k * parts)
+    read = partial(unquantized, parts=parts, k=k, planes=2)
+    return Case(lambda ops, x: ops.quantize_planes(x, parts), [[x]], exactly, read=read)
 
 
 def some_zeros(d: Draw, k: int) -> np.ndarray:
@@ -593,13 +595,6 @@ def quantize_parts(d: Draw, _: str) -> Case:
     return Case(lambda ops, x: ops.quantize_parts(x, parts), [[x]], exactly, read=lambda y: unquantized(y, parts, k))
 
 
-def quantize_parts_planes(d: Draw, _: str) -> Case:
-    k, parts = d.size(), d.draw(st.integers(1, 4))
-    x = some_zeros(d, k * parts)
-    read = partial(unquantized, parts=parts, k=k, planes=2)
-    return Case(lambda ops, x: ops.quantize_parts_planes(x, parts), [[x]], exactly, read=read)
-
-
 def unquantized(y: np.ndarray, parts: int, k: int, planes: int = 1) -> np.ndarray:
     """Parts of a row: their bytes, scales and sums, of whole groups; as numbers."""
     y = y.reshape(len(y) * parts, -1)
@@ -647,7 +642,7 @@ CASES = {
         *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick),
         *(scale, soft_cap, take_rows, mean_rows, argmax, layer_norm_heads, clip, xielu),
         *(route, expert_linear, expert_sum, quantize_parts, unfold, lora_down, lora_up, lora_embed),
-        *(quantize_planes, quantize_parts_planes),
+        quantize_planes,
     )
 }
 CASES["kv_write"] = attention

@@ -124,20 +124,21 @@ class Products(Recording):
         """[t, k] -> [t, 10 floats a group of 32: 32 bytes, scale, sum]; once for each tensor."""
         return self._round("quantize", x, -(-x.width // GROUP) * QUANTIZED_FLOATS)
 
-    def quantize_planes(self, x: Tensor) -> Tensor:
-        """[t, k] -> [t, 18 floats a group of 32: 32 high bytes, 32 low ones, scale, sum]; once for each tensor."""
-        return self._round("quantize_planes", x, -(-x.width // GROUP) * PLANES_FLOATS)
+    def quantize_planes(self, x: Tensor, parts: int = 1) -> Tensor:
+        """Of each of `parts` of k columns 18 floats a group of 32: 32 high bytes, 32 low ones, scale, sum."""
+        width = parts * -(-(x.width // parts) // GROUP) * PLANES_FLOATS
+        return self._round("quantize_planes", x, width, k=x.width // parts, parts=parts)
 
     def round_bf16(self, x: Tensor) -> Tensor:
         """[t, k] -> [t, 16 floats for 32 numbers]; once for each tensor."""
         return self._round("round_bf16", x, -(-x.width // 32) * 16)
 
-    def _round(self, op: str, x: Tensor, width: int) -> Tensor:
-        if (op, x) not in self.rounded:
-            y = self._tensor("q", x.rows, width)
-            self._emit(op, "", x.rows, y=y, x=x, k=x.width)
-            self.rounded[op, x] = y
-        return self.rounded[op, x]
+    def _round(self, op: str, x: Tensor, width: int, **sizes: int) -> Tensor:
+        key = f"{op} {sizes}", x
+        if key not in self.rounded:
+            self.rounded[key] = self._tensor("q", x.rows, width)
+            self._emit(op, "", x.rows, y=self.rounded[key], x=x, **(sizes or {"k": x.width}))
+        return self.rounded[key]
 
     def route(self, x: Tensor, b: Weight | None, chosen: int, *, sigmoid: bool, normalized: bool) -> Tensor:
         """[T, experts] -> [T, 2 chosen]."""
@@ -165,7 +166,7 @@ class Products(Recording):
         if rounds == "quantize":
             x = self.quantize_parts(x, chosen) if apart else self.quantize(x)
         elif rounds:
-            x = self.quantize_parts_planes(x, chosen) if apart else self.quantize_planes(x)
+            x = self.quantize_planes(x, chosen if apart else 1)
         y = self._tensor("y", x.rows, chosen * n)
         floats = order_floats(len(ws), chosen * self.capacity[x.rows])
         scratch = self._tensor("s", "", floats * self.threads, "scratch")
@@ -190,14 +191,7 @@ class Products(Recording):
 
     def quantize_parts(self, x: Tensor, parts: int) -> Tensor:
         """[t, parts * k] -> [t, parts * what `quantize` makes of k]."""
-        return self._parts("quantize_parts", x, parts, QUANTIZED_FLOATS)
-
-    def quantize_parts_planes(self, x: Tensor, parts: int) -> Tensor:
-        """[t, parts * k] -> [t, parts * what `quantize_planes` makes of k]."""
-        return self._parts("quantize_parts_planes", x, parts, PLANES_FLOATS)
-
-    def _parts(self, op: str, x: Tensor, parts: int, floats: int) -> Tensor:
         k = x.width // parts
-        y = self._tensor("q", x.rows, parts * -(-k // GROUP) * floats)
-        self._emit(op, "", x.rows, y=y, x=x, k=k, parts=parts)
+        y = self._tensor("q", x.rows, parts * -(-k // GROUP) * QUANTIZED_FLOATS)
+        self._emit("quantize_parts", "", x.rows, y=y, x=x, k=k, parts=parts)
         return y

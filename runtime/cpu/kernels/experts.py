@@ -39,6 +39,7 @@ from ..target import integer_tile_shape, tile_shape
 from ..tiles import dot_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import activated, exp
+from .quantized import AHEAD
 
 F = np.float32
 R_Y, R_SCRATCH, R_X, R_B, R_EXPERTS, R_CHOSEN, R_SIGMOID, R_NORMALIZED = slots("route")
@@ -229,8 +230,8 @@ def _floats(kind: str, unroll: int, ahead: int) -> Any:
 
 def _integers(kind: str, planes: int = 1) -> Any:
     width, (n_panels, _) = GROUP_BYTES[kind], integer_tile_shape(planes)
-    stream = integer_tile(STREAMS, 1, kind, 3072, planes)
-    one, tile = (integer_tile(n, 1, kind, planes=planes) for n in (1, n_panels))
+    stream, one = integer_tile(STREAMS, 1, kind, AHEAD, planes), integer_tile(1, 1, kind, planes=planes)
+    tile = stream if planes > 1 and n_panels == STREAMS else integer_tile(n_panels, 1, kind, planes=planes)
     x_bytes = GROUP * planes + 8  # of a group of the input: bytes, scale, sum
 
     @template

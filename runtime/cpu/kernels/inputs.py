@@ -13,19 +13,19 @@ from ..quantizing import TOGETHER, quantizing
 from .base import arg, kernel, rows_of, share, template
 
 Q_Y, Q_X, Q_K = slots("quantize")
-P_Y, P_X, P_K, P_PARTS = slots("quantize_parts")
+P_Y, P_X, P_K, P_PARTS = slots("quantize_parts")  # and of `quantize_planes`
+_, quantize32, quantize_tail = quantizing(1)
 
 
-def _quantize(planes: int) -> Any:
-    """The body that rounds each 32 floats of a row; a row holds all its bytes, then its scales, then its sums."""
+def _walk(planes: int) -> Any:
+    """The body that rounds each 32 floats of `count` rows of k."""
     together, one, last = quantizing(planes)
     width = GROUP * planes
 
     @template
-    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-        rows, k, x, y = rows_of(p, step), arg(p, Q_K), base + arg(p, Q_X), base + arg(p, Q_Y)
+    def body(x: Any, y: Any, k: Any, count: Any, t: Any, nt: Any) -> None:
         groups = (k + GROUP - 1) // GROUP
-        whole, items = k // GROUP, rows * groups
+        whole, items = k // GROUP, count * groups
         i, end = share(items, 1, t, nt), share(items, 1, t + 1, nt)
         while i < end:  # a row, or what of it is this thread's
             r = i // groups
@@ -46,50 +46,31 @@ def _quantize(planes: int) -> Any:
     return body
 
 
-def _quantize_parts(planes: int) -> Any:
-    """Each part of a row as `quantize` does a row: all its bytes, then its scales, then its sums."""
-    _, whole, tail = quantizing(planes)
-    width = GROUP * planes
-
-    @template
-    def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-        parts, k = rows_of(p, step) * arg(p, P_PARTS), arg(p, P_K)
-        groups = (k + GROUP - 1) // GROUP
-        for item in range(share(parts * groups, 1, t, nt), share(parts * groups, 1, t + 1, nt)):
-            r, g = item // groups, item % groups
-            y, src = base + arg(p, P_Y) + r * groups * (width + 8), base + arg(p, P_X) + 4 * (r * k + GROUP * g)
-            scale = y + groups * width + 4 * g
-            if k - GROUP * g >= GROUP:
-                whole(src, y + width * g, scale, scale + 4 * groups)
-            else:
-                tail(src, k - GROUP * g, y + width * g, scale, scale + 4 * groups)
-
-    return body
-
-
-_one, _planes = _quantize(1), _quantize(2)
-_parts_one, _parts_planes = _quantize_parts(1), _quantize_parts(2)
+_one, _two = _walk(1), _walk(2)
 
 
 @kernel
 def quantize(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """To bytes."""
-    _one(p, base, step, t, nt)
+    _one(base + arg(p, Q_X), base + arg(p, Q_Y), arg(p, Q_K), rows_of(p, step), t, nt)
 
 
 @kernel
 def quantize_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """To two bytes a number; of a group the high ones come first."""
-    _planes(p, base, step, t, nt)
+    _two(base + arg(p, P_X), base + arg(p, P_Y), arg(p, P_K), rows_of(p, step) * arg(p, P_PARTS), t, nt)
 
 
 @kernel
 def quantize_parts(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """To bytes."""
-    _parts_one(p, base, step, t, nt)
-
-
-@kernel
-def quantize_parts_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """To two bytes a number; of a group the high ones come first."""
-    _parts_planes(p, base, step, t, nt)
+    """Each part of a row as `quantize` does a row."""
+    parts, k = rows_of(p, step) * arg(p, P_PARTS), arg(p, P_K)
+    groups = (k + GROUP - 1) // GROUP
+    for item in range(share(parts * groups, 1, t, nt), share(parts * groups, 1, t + 1, nt)):
+        r, g = item // groups, item % groups
+        y, src = base + arg(p, P_Y) + r * groups * (GROUP + 8), base + arg(p, P_X) + 4 * (r * k + GROUP * g)
+        scale = y + groups * GROUP + 4 * g
+        if k - GROUP * g >= GROUP:
+            quantize32(src, y + GROUP * g, scale, scale + 4 * groups)
+        else:
+            quantize_tail(src, k - GROUP * g, y + GROUP * g, scale, scale + 4 * groups)

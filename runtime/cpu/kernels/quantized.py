@@ -30,6 +30,7 @@ F = np.float32
 L_Y, L_SCRATCH, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
 E_Y, E_W, E_D = slots("embed")
 STREAMS = 2
+AHEAD = 3072
 CHUNK = COLUMNS_WHOLE // PANEL  # panels whose results are finished together
 DENSE_BYTES = GROUP_BYTES["int8"]
 
@@ -41,9 +42,12 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any, planes: in
     many tokens, and how far apart. `planes`: of the input.
     """
     n_panels, n_tokens = integer_tile_shape(planes)
-    full, one_token = (integer_tile(n_panels, n, dense, planes=planes) for n in (n_tokens, 1))
-    one_panel, single = (integer_tile(1, n, dense, planes=planes) for n in (n_tokens, 1))
-    stream, one = integer_tile(STREAMS, 1, kind, ahead, planes), integer_tile(1, 1, kind, planes=planes)
+    # Two planes are rare: what is left of panels and tokens takes such tiles of theirs as there are.
+    n_last = n_tokens if planes == 1 or n_panels == 1 else 1
+    full, one_panel = integer_tile(n_panels, n_tokens, dense, planes=planes), integer_tile(1, n_last, dense, 0, planes)
+    one_token = integer_tile(n_panels, 1, dense, AHEAD if planes > 1 and n_panels == STREAMS else 0, planes)
+    single, one = (integer_tile(1, 1, k, planes=planes) for k in (dense, kind))
+    stream = integer_tile(STREAMS, 1, kind, ahead, planes)
     x_bytes = GROUP * planes + 8  # of a group of the input: bytes, scale, sum
 
     @template
@@ -75,11 +79,12 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any, planes: in
             if i + n_panels == tiles or i + n_panels >= finished + CHUNK:
                 epilogue(p, base, (0, m_all), (PANEL * finished, min(n, PANEL * (i + n_panels))))
                 finished = i + n_panels
+        last = m_all // n_last * n_last
         for i in range(tiles, p1):
             (at, panel), out, left = spread(p, base, t, i, 1), y + row * i, n - PANEL * i
-            for m in range(0, tokens, n_tokens):
+            for m in range(0, last, n_last):
                 one_panel(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
-            for m in range(tokens, m_all):
+            for m in range(last, m_all):
                 single(at, panel, x + m * ldx, ldx, groups, out + m * ldy, ldy, row, left)
             epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + 1))))
 
@@ -98,7 +103,7 @@ def _linear(kind: str, planes: int = 1) -> Any:
         panel = (arg(p, L_K) + GROUP - 1) // GROUP * size
         return arg(p, L_W) + i * panel, panel
 
-    return _walk(kind, kind, 3072, place, spread, planes)
+    return _walk(kind, kind, AHEAD, place, spread, planes)
 
 
 @template
