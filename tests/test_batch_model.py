@@ -227,8 +227,15 @@ def test_engines_take_the_class(engine: str) -> None:
 
 
 @pytest.mark.soak("engines")
-def test_a_run_by_daft_writes_what_one_process_writes(classifier: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runner", ["native", "ray"])
+def test_a_run_by_daft_writes_what_one_process_writes(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
+    """`ray`: a cluster of this machine alone, which Daft starts; `pip install 'daft[ray]'`."""
     pytest.importorskip("daft")
+    if runner == "ray":
+        pytest.importorskip("ray")
+    monkeypatch.setenv("DAFT_RUNNER", runner)
     rows = [json.dumps({"id": n, "text": f"{TEXTS[n % 4]} {n}"}) for n in range(2000)]
     rows[700] = "{"
     for name in ("a", "b"):

@@ -250,6 +250,37 @@ def test_whoever_is_killed_often_the_output_is_that_of_one_process(tmp_path: Pat
     assert workers + parents > 10
 
 
+@pytest.mark.soak("engines")
+def test_where_a_worker_of_daft_is_killed_the_same_command_goes_on(tmp_path: Path, classifier: Path) -> None:
+    """A worker's death ends the query; so may the run's own. In the end the output is that of one process."""
+    pytest.importorskip("daft")
+    write_inputs(tmp_path, 3000, 5)
+    command = words_of(tmp_path, classifier, "one", 1)
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    whole, killed = size_of(tmp_path / "one"), 0
+    command = [*words_of(tmp_path, classifier, "two", 2)[:-2], "--engine", "daft"]
+    going = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for share in (0.1, 0.3, 0.5, 0.7):
+        while size_of(tmp_path / "two") < share * whole and going.poll() is None:
+            time.sleep(0.001)
+        every = below(going.pid)
+        workers = [pid for pid in every if b"daft" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        if going.poll() is not None or not workers:
+            break
+        os.kill(workers[-1] if share < 0.5 else going.pid, signal.SIGKILL)
+        killed += 1
+        said = going.communicate(timeout=120)[1]
+        assert share >= 0.5 or (going.returncode == 1 and "the same command goes on from there" in said), said
+        assert gone(every)
+        going = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    said = going.communicate(timeout=600)[1]
+    assert going.returncode == 0, said
+    soak.count("kills", killed)
+    assert killed > 1
+    assert files_in(tmp_path / "two") == files_in(tmp_path / "one")
+    assert files_in(tmp_path / "twos") == files_in(tmp_path / "ones")
+
+
 @pytest.mark.ci  # 10 s
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_workers_end_with_the_run(tmp_path: Path, classifier: Path, number: signal.Signals) -> None:
