@@ -147,20 +147,12 @@ class Request:
 
     @property
     def rounding(self) -> Precision | None:
-        """`precision` as a program is recorded with it: "fast" is the usual where this CPU has nothing faster.
-
-        BackendError: "bf16", and the CPU cannot multiply such pairs.
-        """
-        if self.gpu or self.precision not in ("bf16", "fast"):
+        """`precision` as a program is recorded with it: "fast" is none where this CPU has nothing that is faster."""
+        if self.gpu or self.precision != "fast":
             return self.precision
         from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
 
-        if bf16_dot():
-            return self.precision
-        if self.precision == "fast":
-            return None
-        msg = "precision='bf16': this CPU has no product of BF16 pairs (AVX-512 BF16); use 'exact' or 'fast'"
-        raise BackendError(msg)
+        return "fast" if bf16_dot() else None
 
     def n_pages(self, context: int, *, beams: int = 1) -> int:
         """Pages of the KV cache: for `cache_tokens` tokens together; or for one text, and `beams` of usual length.
@@ -201,11 +193,9 @@ class Request:
             notes.append(
                 "precision=fast: long prompts go to the GPU's tensor core; the bits are not those of other machines"
             )
-        elif self.rounding in ("bf16", "fast"):
-            own = "products of BF16 matrices are this CPU's own; the bits differ between machines"
-            notes.append(f"precision={self.precision}: {own}")
         elif self.precision == "fast":
-            notes.append("precision=fast: this CPU has no BF16 dot; BF16 matrices are computed exactly")
+            how = "round their input" if self.rounding else "are computed exactly: this CPU has no dot product of pairs"
+            notes.append(f"precision=fast: products of BF16 matrices {how}; the bits differ between kinds of CPU")
         return tuple(notes)
 
 

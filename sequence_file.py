@@ -18,7 +18,6 @@ file is data from outside: every size is compared with the model's before memory
 from __future__ import annotations
 
 import json
-import platform
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from .runtime.engine.state import SequenceState, cache_layers
 from .runtime.generate import check_ids
 from .runtime.kvcache import PAGE
 from .runtime.lora import product_of, without_adapters
-from .runtime.ops import PLANES
+from .runtime.ops import FAST, PLANES
 from .runtime.rope import LONGEST
 from .runtime.spec import weights_in
 from .runtime.table import gap_of
@@ -86,8 +85,7 @@ class SequenceFiles:
         weights as kernels read them, and so of `quantize`; `weights` of a sample of their bytes: those of a small
         weight all, of another 16 spans of 64 bytes. Other training, rounding or pruning changes nearly every number,
         and is told apart; a few numbers of a large matrix that were changed by hand may not be. `precision` is of the
-        inputs of products that are not rounded as usual; where they are BF16 the bits are those of a kind of CPU, whose
-        architecture is compared.
+        inputs of products that are not rounded as usual, not the word: on a CPU "fast" may be "bf16".
         """
         program, weights = self._program, list(_whole(without_adapters(self._weights)))
         kinds = "; ".join(f"{w.name} {w.dtype} {list(w.shape)} {w.kept}" for w in weights)
@@ -288,10 +286,8 @@ _DIFFERENT = {
 
 def _precision(program: Program) -> str:
     """How numbers were made, where it is not told by the weights' dtypes; "exact": as usual."""
-    if program.fast:
-        return f"fast, {platform.machine()}"
-    if program.precision == "bf16":
-        return f"bf16, {platform.machine()}"
+    if any(i.variant == FAST for i in program.code):
+        return "bf16"
     planes = any(i.variant in PLANES.values() for i in program.code)
     return "exact, of integer matrices too" if planes else "exact"
 

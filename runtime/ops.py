@@ -63,7 +63,7 @@ class Op:
 
 DTYPE_VARIANTS = ("f32", "bf16", "f16")
 WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
-#: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): another order on every CPU.
+#: The product of BF16 weights with an input rounded to BF16 (`precision="bf16"`): on CPUs as `bf16_dot.py` has it.
 FAST = "bf16_dot"
 #: Dtypes of integer matrices, and the variants that take their input in two planes of bytes (`precision="exact"`).
 PLANES = {dtype: f"{dtype}_planes" for dtype in (*QUANTIZED, SPARSE_INT8)}

@@ -91,11 +91,12 @@ def cases(threads: int, folder: Path, *, few: bool) -> Iterator[tuple[str, str]]
         for dtype in ("F32", "BF16", "F16"):
             place = folder / f"{family}-{dtype}-{threads}"
             write_checkpoint(place, replace(small(family), dtype=dtype))
-            for prune in (None, "sparsity=0.5"):
-                with miaotui.load(place, threads=threads, prune=prune) as model:
+            ways: list[dict[str, Any]] = [{}, {"prune": "sparsity=0.5"}]
+            for how in [*ways, {"precision": "bf16"}] if dtype == "BF16" else ways:
+                with miaotui.load(place, threads=threads, **how) as model:
                     ids = [1, 5, 9, 2, 7]
                     made = model.generate(ids, max_new_tokens=5, ignore_eos=True).ids
-                    yield f"{family} {dtype} {prune} {threads}", hashed(model.logits(ids), np.array(made))
+                    yield f"{family} {dtype} {how} {threads}", hashed(model.logits(ids), np.array(made))
     for name in ("encoder", "sentiment", "entities", "answers"):
         for how in ({}, {"quantize": "int8"}):
             yield f"{name} {how} {threads}", of_encoder(name, threads, **how)

@@ -166,6 +166,11 @@ class Draw:
     def array(self, *shape: int, scale: float = 1.0) -> np.ndarray:
         return (self.rng.standard_normal(shape) * scale).astype(np.float32)
 
+    def at_the_edge(self, *shape: int) -> np.ndarray:
+        """Numbers whose products are about 2^-126, and parts of its last places: sums are flushed, or nearly."""
+        size = self.rng.choice([1.0, 1.0, 1.5, 2.0**-12, 2.0**-13], shape) * 2.0**-63
+        return (size * self.rng.choice([-1.0, 1.0], shape)).astype(np.float32)
+
     def weight(self, dtype: str, *shape: int, scale: float = 1.0) -> Weight:
         x = self.array(*shape, scale=scale)
         if dtype in EVERY_SPARSE:
@@ -197,7 +202,18 @@ def embed_types(d: Draw, variant: str) -> Case:
     return Case(lambda ops: ops.embed_types(w), [[]], exactly)
 
 
+def edge_of_pairs(d: Draw) -> Case:
+    """Of BF16 pairs, whose results below 2^-126 are flushed at every step."""
+    n, k = d.size(), d.size()
+    numbers = (d.at_the_edge(n, k).view(np.uint32) >> 16).astype(np.uint16)
+    w, x = Weight("w", "bf16", (n, k), numbers, mapped=False), d.at_the_edge(d.t, k)
+    off = (k + 16) * 2.0**-126 + bound("linear", "bf16", k) * (np.abs(x).astype(float) @ np.abs(w.f64()).T)
+    return Case(lambda ops, x: ops.linear(x, w), [[x]], lambda _: off, fast=True)
+
+
 def linear(d: Draw, variant: str) -> Case:
+    if variant == FAST and d.draw(st.integers(0, 3)) == 0:
+        return edge_of_pairs(d)
     n, k = d.size(), d.size()
     w = d.weight(stored(variant), n, k)
     b = d.weight("f32", n) if d.draw(st.booleans()) else None

@@ -15,7 +15,7 @@ from ..ops import FAST
 from . import target
 from .environment import debugging
 from .layout import INSIDE
-from .target import bf16_dot, machine, native_half
+from .target import machine, native_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -204,27 +204,6 @@ def ir_to_whole(b: Builder, v: Value, most: float = 127.0) -> Value:
     return b.fptosi(v, VI)
 
 
-def ir_load_pairs(b: Builder, addr: Value, mask: Value | None = None) -> Value:
-    """Thirty-two BF16 as they are; with a mask, absent ones are +0 and their memory is not touched."""
-    p = ptr(b, addr, PAIRS, mask)
-    if mask is None:
-        return b.load(p, align=2)
-    f = ext(b, "llvm.masked.load.v32i16.p0", PAIRS, [p.type, I32, mask.type, PAIRS])
-    return b.call(f, [p, ir.Constant(I32, 2), mask, ir.Constant(PAIRS, None)])
-
-
-def ir_dot_pairs(b: Builder, acc: Value, x: Value, y: Value) -> Value:
-    """Lane by lane acc + x[2l] y[2l] + x[2l + 1] y[2l + 1] of BF16; by one instruction where there is one."""
-    if bf16_dot():
-        return b.call(ext(b, "llvm.x86.avx512bf16.dpbf16ps.512", V, [V, PAIRS, PAIRS]), [acc, x, y])
-    x, y = b.bitcast(x, VI), b.bitcast(y, VI)
-    high, sixteen = const(VI, [-0x10000] * N), const(VI, [16] * N)
-    (x0, y0), (x1, y1) = (
-        [b.bitcast(part(v), V) for v in (x, y)] for part in (lambda v: b.shl(v, sixteen), lambda v: b.and_(v, high))
-    )
-    return ir_fma(b, x1, y1, ir_fma(b, x0, y0, acc))
-
-
 def ir_loop(b: Builder, start: Value, stop: Value, step: int, accs: Sequence[Value],
             body: Callable[[Value, list[Value]], list[Value]]) -> list[Value]:  # fmt: skip
     """`for k in range(start, stop, step): accs = body(k, accs)`; the final accs."""
@@ -304,8 +283,8 @@ def ir_apart(b: Builder, name: str, f: Callable[..., None], *args: Value) -> Non
 USUAL_MXCSR = 0x1F80
 
 
-def ir_usual_mode(b: Builder) -> Value:
-    """Set this thread's rounding and denormal mode to what IEEE 754 has for default; the mode that it had, int64.
+def ir_mode(b: Builder, mxcsr: int = USUAL_MXCSR, fpcr: int = 0) -> Value:
+    """Set this thread's rounding and denormal mode, by default IEEE 754's; the mode that it had, int64.
 
     No call that computes may be pasted in between this and `ir_restore_mode`: LLVM does not know that the mode matters.
     Where the CPU is neither x86-64 nor aarch64, nothing is done, and the mode is the caller's.
@@ -314,17 +293,17 @@ def ir_usual_mode(b: Builder) -> Value:
         slot = cgutils.alloca_once(b, I32)
         b.call(ext(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), [slot.type]), [slot])
         mode = b.zext(b.load(slot), I64)
-        ir_restore_mode(b, c64(USUAL_MXCSR))
+        ir_restore_mode(b, c64(mxcsr))
         return mode
     if machine() == "aarch64":
         mode = b.call(ext(b, "llvm.aarch64.get.fpcr", I64, []), [])
-        ir_restore_mode(b, c64(0))
+        ir_restore_mode(b, c64(fpcr))
         return mode
     return c64(0)
 
 
 def ir_restore_mode(b: Builder, mode: Value) -> None:
-    """Set what `ir_usual_mode` returned."""
+    """Set what `ir_mode` returned."""
     if machine() == "x86_64":
         slot = cgutils.alloca_once(b, I32)
         b.store(b.trunc(mode, I32), slot)

@@ -34,6 +34,7 @@ from .emitters import (
     ir_larger_size,
     ir_largest_size,
     ir_load,
+    ir_mode,
     ir_prefetch,
     ir_repeat,
     ir_restore_mode,
@@ -42,7 +43,6 @@ from .emitters import (
     ir_store,
     ir_to_bf16,
     ir_to_whole,
-    ir_usual_mode,
     ptr,
     shuffle,
 )
@@ -389,7 +389,7 @@ def pause(b):
 @op(i64)
 def usual_mode(b):
     """Round to nearest, keep denormals, trap nothing, in this thread; the mode before, for `restore_mode`."""
-    return ir_usual_mode(b)
+    return ir_mode(b)
 
 
 @op(void, i64)

@@ -39,6 +39,7 @@ __all__ = [
     "llvm_binding",
     "machine",
     "native_half",
+    "tells_flushes",
     "tile_shape",
     "wide_lanes",
 ]
@@ -129,9 +130,14 @@ def expands_bytes() -> bool:
 def bf16_dot() -> bool:
     """Whether the CPU multiplies pairs of BF16 into float32 (AVX-512 BF16), by the name that LLVM 20 and later give it.
 
-    How it rounds is its own: only `precision="fast"` asks for it.
+    Elsewhere plain steps make the same bits (`pairs.py`).
     """
     return _has("avx512bf16") and (bool(_AIMED) or shipped.chosen() is not None or _new_llvm())
+
+
+def tells_flushes() -> bool:
+    """Whether code that we compile can ask the CPU if it flushed a result to zero: on aarch64, by a new LLVM."""
+    return machine() == "aarch64" and _new_llvm()
 
 
 def _new_llvm() -> bool:

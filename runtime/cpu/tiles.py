@@ -22,12 +22,10 @@ from .emitters import (
     V,
     c64,
     ir_below,
-    ir_dot_pairs,
     ir_fma,
     ir_fold,
     ir_least,
     ir_load,
-    ir_load_pairs,
     ir_loop,
     ir_prefetch,
     ir_store,
@@ -36,6 +34,7 @@ from .emitters import (
     shuffle,
 )
 from .lanes import i64, op, outlined, void
+from .pairs import ir_dot_pairs, ir_load_pairs
 
 LINE = 64  # bytes of a cache line
 #: Bytes that a tile of eight rows without a panel prefetches with each step. One line is too late, four crowd out
@@ -53,7 +52,16 @@ def groups_of(n: int) -> list[int]:
     return sizes
 
 
-def _multiply(b: Any, kind: str, ws: list[Any], xs: list[Any], acc: list[Any], masks: tuple[Any, Any]) -> list[Any]:
+def _multiply(
+    b: Any,
+    kind: str,
+    ws: list[Any],
+    xs: list[Any],
+    acc: list[Any],
+    masks: tuple[Any, Any],
+    *,
+    careful: bool = False,
+) -> list[Any]:
     """One step of every accumulator [token][row]: the weights at `ws` times the numbers at `xs`; masks of both."""
     acc, fast = list(acc), kind == FAST
     xv = [ir_load_pairs(b, a) if fast else ir_load(b, a, mask=masks[1]) for a in xs]
@@ -61,7 +69,7 @@ def _multiply(b: Any, kind: str, ws: list[Any], xs: list[Any], acc: list[Any], m
         wv = ir_load_pairs(b, at, masks[0]) if fast else ir_load(b, at, kind, masks[0])
         for m, x in enumerate(xv):
             i = m * len(ws) + r
-            acc[i] = ir_dot_pairs(b, acc[i], wv, x) if fast else ir_fma(b, wv, x, acc[i])
+            acc[i] = ir_dot_pairs(b, acc[i], wv, x, careful=careful) if fast else ir_fma(b, wv, x, acc[i])
     return acc
 
 
@@ -70,16 +78,11 @@ def _steps(kind: str) -> tuple[int, int]:
     return (2 * N, 2) if kind == FAST else (N, 4)
 
 
-def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
-    """y[r] = sum_k w[r, k] x[k] for `rows` weight rows; strides in bytes.
-
-    (w, ldw, x, K, y, ldy): rows lie ldw apart, results ldy. `ahead`: prefetch this many bytes further on, or 0.
-    FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
-    """
+def _dots(rows: int, kind: str, unroll: int, ahead: int, *, careful: bool = False) -> Any:
+    """The emitter of `dot_tile`."""
     size = SIZES[kind]
     step, x_size = _steps(kind)
 
-    @op(void, *[i64] * 6)
     def tile(b: Any, w: Any, ldw: Any, x: Any, k_dim: Any, y: Any, ldy: Any) -> None:
         ws = [b.add(w, b.mul(ldw, c64(r))) for r in range(rows)]
 
@@ -90,7 +93,7 @@ def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
                 if ahead and (size * step * j) % 64 == 0:
                     for at in places:
                         ir_prefetch(b, b.add(at, c64(ahead)))
-                acc = _multiply(b, kind, places, [off(b, x, kj, x_size)], acc, (mask, mask))
+                acc = _multiply(b, kind, places, [off(b, x, kj, x_size)], acc, (mask, mask), careful=careful)
             return acc
 
         acc, start = [ZERO] * rows, c64(0)
@@ -105,6 +108,32 @@ def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
             b.store(b.extract_element(v, ir.Constant(I32, r)), ptr(b, b.add(y, b.mul(ldy, c64(r))), F32), align=4)
 
     return tile
+
+
+def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
+    """y[r] = sum_k w[r, k] x[k] for `rows` weight rows; strides in bytes.
+
+    (w, ldw, x, K, y, ldy): rows lie ldw apart, results ldy. `ahead`: prefetch this many bytes further on, or 0.
+    FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
+    """
+    return op(void, *[i64] * 6)(_dots(rows, kind, unroll, ahead))
+
+
+def dot_rows(rows: int, kind: str, unroll: int = 1, ahead: int = 0, *, careful: bool = False) -> Any:
+    """`dot_tile` for `count` rows of each of its streams, one after the other, as a function of its own.
+
+    (w, ldw, x, K, y, ldy, count). `careful`: see `pairs.py`.
+    """
+    tile, size = _dots(rows, kind, unroll, ahead, careful=careful), SIZES[kind]
+
+    def walk(b: Any, w: Any, ldw: Any, x: Any, k_dim: Any, y: Any, ldy: Any, count: Any) -> None:
+        def body(i: Any, _: list[Any]) -> list[Any]:
+            tile(b, b.add(w, b.mul(i, b.mul(k_dim, c64(size)))), ldw, x, k_dim, off(b, y, i, 4), ldy)
+            return []
+
+        ir_loop(b, c64(0), count, 1, [], body)
+
+    return outlined(f"dots_{kind}_{rows}{'_careful' if careful else ''}", 7)(walk)
 
 
 def pack_tile(rows: int, kind: str) -> Any:

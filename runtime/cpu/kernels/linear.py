@@ -5,6 +5,9 @@ stream costs a restart of the prefetcher. The hardware's prefetcher also stops a
 file has no larger ones: so the loop asks for the line `ahead` bytes further on. A few tokens take tiles of rows where
 they lie; for many, rows are packed into the first cache and tokens in the second pass by (`runtime/blocking.py`).
 Nothing of this changes a bit.
+
+Products of BF16 pairs (FAST) have a rule of their own (`pairs.py`). The thread's mode is set where sums begin and set
+back before anything else is computed.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from ...ops import FAST, slots
 from ..emitters import SIZES
 from ..lanes import WIDE, add, load_tail, load_wide, mul, store_bf16, store_tail, store_wide
 from ..target import tile_shape
-from ..tiles import dot_tile, pack_tile, product_tile
+from ..tiles import dot_rows, dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import activated
+from .flushing import modes
 
 Y, SCRATCH, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
 R_Y, R_X, R_K = slots("round_bf16")
@@ -79,17 +83,35 @@ def epilogue(p: Any, base: Any, rows: Any, columns: Any) -> None:
             _finish_tail(base, y, 4 * (m * n_all + n), b, act, times, residual, end - n)
 
 
-def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, columns: Any) -> Any:
+def in_streams(one: Any, streams: Any) -> Any:
+    """A product's rows n0 to n1 for one token, in long streams.
+
+    `one(w, n_all, n, x, k, y)` does row n, `streams(w, n_all, n, h, x, k, y)` rows n, n + h, ...
+    """
+
+    @template
+    def decode(w: Any, n_all: Any, n0: Any, n1: Any, x: Any, k: Any, y: Any) -> None:
+        h = (n1 - n0) // STREAMS
+        for n in range(n0, n0 + h):
+            streams(w, n_all, n, h, x, k, y)
+        for n in range(n0 + STREAMS * h, n1):
+            one(w, n_all, n, x, k, y)
+
+    return decode
+
+
+def walk(kind: str, decode: Any, panel: Any, spread_floats: Any, columns: Any) -> Any:
     """The body of a product; its rows come from the caller, dense ones of `kind` or such as become dense on the way.
 
-    `one(w, n_all, n, x, k, y)` does row n for one token, `streams(w, n_all, n, h, x, k, y)` rows n, n + h, ...;
-    `panel(p, scratch, n0, n1)` gives where rows n0 to n1 lie dense, how far apart, and where in memory the next ones
+    `decode(w, n_all, n0, n1, x, k, y)` does rows n0 to n1 for one token;
+    `panel(p, scratch, n0, n1)` says where rows n0 to n1 lie dense, how far apart, and where in memory the next ones
     begin and end. It may fill `spread_floats(k)` of the scratch, and gets `columns(k)` rows at most.
     """
     fast = kind == FAST
     x_size, size = 2 if fast else 4, SIZES[kind]
     direct, packed = (product_tile(ROWS, TOKENS, kind, packed=p) for p in (False, True))
     pack = pack_tile(ROWS, kind)
+    begin, end, again = modes(fast=fast)
 
     @template
     def few(p: Any, base: Any, m_all: Any, scratch: Any, n0: Any, n1: Any) -> None:
@@ -98,14 +120,17 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, colu
         chunk = columns(k)
         for c0 in range(n0, n1, chunk):
             c1 = min(n1, c0 + chunk)
-            w, ldw, soon, end = panel(p, scratch, c0, c1)
+            w, ldw, soon, last = panel(p, scratch, c0, c1)
             calls = (c1 - c0 + ROWS - 1) // ROWS * ((m_all + TOKENS - 1) // TOKENS)
-            much = ((end - soon) // calls + 63) // 64 * 64  # rows side by side are no stream that hardware follows
+            much = ((last - soon) // calls + 63) // 64 * 64  # rows side by side are no stream that hardware follows
+            mode = begin()
             for n in range(c0, c1, ROWS):
                 for m in range(0, m_all, TOKENS):
                     direct(w + (n - c0) * ldw, ldw, c1 - n, x + m * ldx, ldx, m_all - m, k, y + m * ldy + 4 * n, ldy,
                            0, 3, soon, much)  # fmt: skip
                     soon += much
+            if end(mode) != 0:
+                again(p, base, 0, m_all, c0, c1)
             epilogue(p, base, (0, m_all), (c0, c1))
 
     @template
@@ -119,11 +144,12 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, colu
         chunk = columns(k)
         for c0 in range(n0, n1, chunk):
             c1 = min(n1, c0 + chunk)
-            w, ldw, soon, end = panel(p, scratch, c0, c1)
+            w, ldw, soon, last = panel(p, scratch, c0, c1)
             calls = (c1 - c0 + ROWS - 1) // ROWS * tiles * ((k + piece - 1) // piece)
-            much = ((end - soon) // calls + 63) // 64 * 64
+            much = ((last - soon) // calls + 63) // 64 * 64
             for i in range(blocks):
                 m0, m1 = tiles * i // blocks * TOKENS, min(m_all, tiles * (i + 1) // blocks * TOKENS)
+                mode = begin()
                 for k0 in range(0, k, piece):
                     part, width = (1 if k0 == 0 else 0) + (2 if k0 + piece >= k else 0), min(piece, k - k0)
                     at = carry
@@ -134,6 +160,8 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, colu
                                    y + m * ldy + 4 * n, ldy, at, part, soon, much)  # fmt: skip
                             at += 64 * ROWS * TOKENS
                             soon += much
+                if end(mode) != 0:
+                    again(p, base, m0, m1, c0, c1)
                 epilogue(p, base, (m0, m1), (c0, c1))
 
     @template
@@ -148,11 +176,10 @@ def walk(kind: str, one: Any, streams: Any, panel: Any, spread_floats: Any, colu
             else:
                 many(p, base, m_all, scratch, n0, n1)
         elif m_all == 1:  # none: a piece of the prompt that is not its last
-            x, y, h = base + arg(p, X), base + arg(p, Y), (n1 - n0) // STREAMS
-            for n in range(n0, n0 + h):
-                streams(w, n_all, n, h, x, k, y)
-            for n in range(n0 + STREAMS * h, n1):
-                one(w, n_all, n, x, k, y)
+            mode = begin()
+            decode(w, n_all, n0, n1, base + arg(p, X), k, base + arg(p, Y))
+            if end(mode) != 0:
+                again(p, base, 0, 1, n0, n1)
             epilogue(p, base, (0, 1), (n0, n1))
 
     return body
@@ -165,6 +192,30 @@ def _none(_: Any) -> Any:
 
 def _linear(kind: str, unroll: int, ahead: int) -> Any:
     size = SIZES[kind]
+
+    @template
+    def panel(p: Any, _: Any, n0: Any, n1: Any) -> Any:
+        ldw = arg(p, DK) * size
+        at = arg(p, W) + n0 * ldw
+        soon = at + min(n1 - n0, COLUMNS) * ldw  # near enough to be in the second cache still when it is needed
+        return at, ldw, soon, min(soon + (n1 - n0) * ldw, arg(p, W) + arg(p, DN) * ldw)
+
+    return walk(kind, _decode(kind, unroll, ahead), panel, _none, _columns_of)
+
+
+def _decode(kind: str, unroll: int, ahead: int) -> Any:
+    size = SIZES[kind]
+    if kind == FAST:  # functions of their own, for the mode's sake
+        one_by_one, in_two = dot_rows(1, kind), dot_rows(STREAMS, kind, unroll, ahead)
+
+        @template
+        def decode(w: Any, _: Any, n0: Any, n1: Any, x: Any, k: Any, y: Any) -> None:
+            h = (n1 - n0) // STREAMS
+            rest = n0 + STREAMS * h
+            in_two(w + n0 * k * size, h * k * size, x, k, y + 4 * n0, 4 * h, h)
+            one_by_one(w + rest * k * size, 0, x, k, y + 4 * rest, 4, n1 - rest)
+
+        return decode
     row, rows = dot_tile(1, kind), dot_tile(STREAMS, kind, unroll, ahead)
 
     @template
@@ -175,14 +226,7 @@ def _linear(kind: str, unroll: int, ahead: int) -> Any:
     def streams(w: Any, _: Any, n: Any, h: Any, x: Any, k: Any, y: Any) -> None:
         rows(w + n * k * size, h * k * size, x, k, y + 4 * n, 4 * h)
 
-    @template
-    def panel(p: Any, _: Any, n0: Any, n1: Any) -> Any:
-        ldw = arg(p, DK) * size
-        at = arg(p, W) + n0 * ldw
-        soon = at + min(n1 - n0, COLUMNS) * ldw  # near enough to be in the second cache still when it is needed
-        return at, ldw, soon, min(soon + (n1 - n0) * ldw, arg(p, W) + arg(p, DN) * ldw)
-
-    return walk(kind, one, streams, panel, _none, _columns_of)
+    return in_streams(one, streams)
 
 
 _linear_f32 = _linear("f32", unroll=4, ahead=1536)
@@ -209,7 +253,7 @@ def linear_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 @kernel
 def linear_bf16_dot(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """BF16 weights and a BF16 input, in the CPU's own order."""
+    """BF16 weights and a BF16 input, by pairs (`pairs.py`)."""
     _linear_fast(p, base, step, t, nt)
 
 

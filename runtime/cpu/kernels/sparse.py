@@ -14,7 +14,7 @@ from ..emitters import SIZES
 from ..lanes import ld
 from ..sparse_tiles import sparse_rows, spread_row
 from .base import arg, kernel, template
-from .linear import STREAMS, walk
+from .linear import STREAMS, in_streams, walk
 
 _, _, _, W, _, _, _, DN, DK, _ = slots("linear")
 
@@ -48,7 +48,7 @@ def _linear(kind: str) -> Any:
             spread(w, arg(p, DN), n, k, scratch + (n - n0) * width, ahead)
         return scratch, width, scratch, scratch
 
-    return walk(kind, one, streams, panel, floats, columns)
+    return walk(kind, in_streams(one, streams), panel, floats, columns)
 
 
 _linear_f32, _linear_bf16, _linear_f16 = (_linear(kind) for kind in ("f32", "bf16", "f16"))
