@@ -112,8 +112,8 @@ def test_fast_products_are_the_same_for_every_cut(tmp_path: Path, threads: int) 
     write_checkpoint(tmp_path, Drawn(config, "BF16", 3))
     cfg, weights = open_weights(tmp_path)
     exact = run(cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64), IDS, [len(IDS)])
-    whole = run(cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, fast=True), IDS, [len(IDS)])
-    session = cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, threads=threads, fast=True)
+    whole = run(cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, precision="bf16"), IDS, [len(IDS)])
+    session = cpu_session(cfg, weights, n_context=64, chunk=64, n_logits=64, threads=threads, precision="bf16")
     for sizes in ([1] * len(IDS), [3] * (len(IDS) // 3) + [len(IDS) % 3], [17, len(IDS) - 17]):
         poison(session)
         assert np.array_equal(run(session, IDS, [n for n in sizes if n]), whole)
@@ -139,7 +139,7 @@ for path, how in cases:
 #: The dtype of a file, and how it is loaded: together every kind of matrix and of cache.
 WAYS: tuple[tuple[str, dict[str, str]], ...] = (
     *((dtype, {}) for dtype in ("F32", "BF16", "F16")),
-    ("BF16", {"precision": "fast"}),
+    ("BF16", {"precision": "bf16"}),
     ("BF16", {"quantize": "int8", "kv_cache": "int8"}),
     ("F32", {"quantize": "int4", "kv_cache": "bf16"}),
     ("F16", {"quantize": "int4a"}),

@@ -241,10 +241,10 @@ def ir_to_bf16(b: Builder, v: Value) -> Value:
     return b.trunc(b.select(b.fcmp_unordered("uno", v, v), const(VI, [0x7FC0] * N), rounded), VH)
 
 
-def ir_to_int8(b: Builder, v: Value) -> Value:
-    """Whole numbers -127 .. 127 nearest to v, as int32; also after a NaN the same everywhere."""
+def ir_to_whole(b: Builder, v: Value, most: float = 127.0) -> Value:
+    """Whole numbers -most .. most nearest to v, as int32; also after a NaN the same everywhere."""
     v = ir_rint(b, v)
-    for sign, edge in ((">", -127.0), ("<", 127.0)):
+    for sign, edge in ((">", -most), ("<", most)):
         v = b.select(b.fcmp_ordered(sign, v, const(V, [edge] * N)), v, const(V, [edge] * N))
     return b.fptosi(v, VI)
 

@@ -38,7 +38,7 @@ from .emitters import (
     ir_splat,
     ir_store,
     ir_to_bf16,
-    ir_to_int8,
+    ir_to_whole,
     ptr,
     shuffle,
 )
@@ -186,7 +186,7 @@ def store_bf16(b, a, v):
 
 @op(void, i64, lanes)
 def store_int8(b, a, v):
-    ir_store(b, b.trunc(ir_to_int8(b, v), VB), a)
+    ir_store(b, b.trunc(ir_to_whole(b, v), VB), a)
 
 
 @op(void, i64, f32)
@@ -196,7 +196,7 @@ def st_bf16(b, a, x):
 
 @op(void, i64, f32)
 def st_int8(b, a, x):
-    ir_store(b, b.trunc(b.extract_element(ir_to_int8(b, ir_splat(b, x)), ir.Constant(I32, 0)), I8), a)
+    ir_store(b, b.trunc(b.extract_element(ir_to_whole(b, ir_splat(b, x)), ir.Constant(I32, 0)), I8), a)
 
 
 @op(lanes)

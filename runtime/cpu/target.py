@@ -171,9 +171,9 @@ def _new_llvm() -> bool:
     return bool(llvm_binding().llvm_version_info[0] >= 20)
 
 
-def integer_tile_shape() -> tuple[int, int]:
-    """Panels of sixteen rows by tokens of a quantised prefill tile."""
-    return (2, 5) if _has(AVX512) else (1, 2)
+def integer_tile_shape(planes: int = 1) -> tuple[int, int]:
+    """Panels of sixteen rows by tokens of a quantised prefill tile; an input of two planes takes more registers."""
+    return (2, 5 if planes == 1 else 4) if _has(AVX512) else (1, 2)
 
 
 def tile_shape() -> tuple[int, int]:
