@@ -157,9 +157,7 @@ def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
     return [(b.and_(v, low), 4 * step), (b.and_(b.lshr(v, four), low), GROUP // 2 + 4 * step)]
 
 
-def integer_tile(
-    panels: int, tokens: int, kind: str, ahead: int = 0, planes: int = 1, *, pasted: bool = False
-) -> Any:
+def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0, planes: int = 1, *, pasted: bool = False) -> Any:
     """y[m, 16 p + l] for `panels` panels and `tokens` tokens, then for the tokens after these, `count` times.
 
     `ahead`: prefetch the weights this many bytes further on, or 0. `planes`: of x. `pasted`: into the kernel, no
