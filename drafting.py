@@ -114,7 +114,7 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
         "cache_tokens": request.cache_tokens,
         "prefill_chunk": request.prefill_chunk,
         "kv_cache": request.kv_cache,
-        "precision": request.precision,
+        "precision": request.precision if _is_plan(draft) or request.precision == "fast" else None,
         "memory_limit": left,
     }
     try:

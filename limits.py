@@ -13,6 +13,7 @@ from .loader.paths import as_path
 from .runtime.cores import available_threads
 from .runtime.kvcache import KV_BYTES, pages_of
 from .runtime.parameters import DEFAULT_NEW_TOKENS
+from .runtime.precision import WORDS
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from .loader.load_plan import LoadPlan
     from .loader.prune.options import Prune
+    from .runtime.precision import Precision
     from .runtime.program import Program
     from .runtime.spec import Config
 
@@ -80,7 +82,7 @@ class Request:
     prune: Prune | None = None
     kv_cache: str = "f32"
     cache_tokens: int | None = None
-    precision: str = "exact"
+    precision: Precision | None = None
     adapter: str | Path | None = None
     adapters: Mapping[str, str | PathLike[str]] | None = None
     adapter_slots: int = 0
@@ -97,11 +99,16 @@ class Request:
         if self.adapter is not None:
             as_path(self.adapter, "adapter")
         object.__setattr__(self, "memory_limit", _size("memory_limit", self.memory_limit))
-        for name, allowed in (("kv_cache", tuple(KV_BYTES)), ("precision", ("exact", "fast"))):
+        for name, allowed in (("kv_cache", tuple(KV_BYTES)), ("precision", WORDS)):
             value = getattr(self, name)
+            if value is None and name == "precision":
+                continue
             if not isinstance(value, str) or value not in allowed:
                 msg = f"{name}={shown(value)}: expected one of {', '.join(allowed)}"
                 raise InputError(msg)
+        if self.precision == "bf16" and self.gpu:
+            msg = "precision='bf16': a GPU adds in an order of its own; use 'fast', or device='cpu'"
+            raise BackendError(msg)
         object.__setattr__(self, "adapters", named_adapters(self.adapters))
         self._check_slots()
         if (self.adapters or self.adapter_slots) and self.gpu:
@@ -139,13 +146,13 @@ class Request:
         return _size("memory_limit", self.memory_limit)
 
     @property
-    def fast(self) -> bool:
-        """Whether products may round their input to BF16: asked for, and possible."""
-        if self.precision == "exact" or self.gpu:
-            return self.precision == "fast"
+    def rounding(self) -> Precision | None:
+        """`precision` as a program is recorded with it: "fast" is none where this CPU has nothing that is faster."""
+        if self.gpu or self.precision != "fast":
+            return self.precision
         from .runtime.cpu.target import bf16_dot  # noqa: PLC0415 - asks LLVM what the CPU can do
 
-        return bf16_dot()
+        return "fast" if bf16_dot() else None
 
     def n_pages(self, context: int, *, beams: int = 1) -> int:
         """Pages of the KV cache: for `cache_tokens` tokens together; or for one text, and `beams` of usual length.
@@ -186,12 +193,9 @@ class Request:
             notes.append(
                 "precision=fast: long prompts go to the GPU's tensor core; the bits are not those of other machines"
             )
-        elif self.precision == "fast" and self.fast:
-            notes.append(
-                "precision=fast: products of BF16 matrices are this CPU's own; the bits differ between machines"
-            )
         elif self.precision == "fast":
-            notes.append("precision=fast: this CPU has no BF16 dot; computed exactly")
+            how = "round their input" if self.rounding else "are computed exactly: this CPU has no dot product of pairs"
+            notes.append(f"precision=fast: products of BF16 matrices {how}; the bits differ between kinds of CPU")
         return tuple(notes)
 
 

@@ -58,8 +58,8 @@ class LoadKwargs(TypedDict, total=False):
     draft: Draft | Literal[False] | None
     """Guess ids ahead and check several in a pass; no answer changes (docs/speculation.md): "ngram", from what the text
     repeats; short forms of a plan ("keep-layers=0-2"), by that part of the model; or the path of a smaller model."""
-    precision: Literal["exact", "fast"]
-    """With "fast", products round their input to BF16 where the CPU multiplies such pairs; on a GPU see `load`."""
+    precision: Literal["exact", "int8", "bf16", "fast"] | None
+    """How products round their input (docs/precision.md); None: not at all for floats, to int8 for integers."""
 
     profile: Profile | str | os.PathLike[str] | None
     """What `miaotui tune` chose, a `Profile` or its file (docs/tuning.md); keywords that are given win over it."""

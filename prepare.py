@@ -6,6 +6,7 @@ compiled once and the program recorded once, with weights that are only planned;
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .dataclass import dataclass
@@ -91,7 +92,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
         memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
         check_memory(name, limit, memory, program, free=free)
     notes = (*request.notes(plan.config), *(apart.lines if apart else ()))
-    receipt = make_receipt(plan, opened, chosen.plan, notes=notes)
+    receipt = replace(make_receipt(plan, opened, chosen.plan, notes=notes), precision=program.roundings)
     return Prepared(opened, request, chosen.plan, plan, program, memory, receipt, apart)
 
 
@@ -129,7 +130,7 @@ def _recorded(plan: LoadPlan, request: Request, apart: Apart | None, early: int,
         n_logits=min(LOGIT_ROWS, chunk),
         threads=1 if request.gpu else request.n_threads,  # a GPU's scratch is that of one
         kv_cache=request.kv_cache,
-        fast=request.fast,
+        precision=request.rounding,
         n_pages=request.n_pages(context, beams=max(USUAL_BEAMS if plan.config.seq2seq else 1, beams)),
         n_encoded_pages=request.n_pages(context) if plan.config.seq2seq else None,
         paged=not request.gpu,
@@ -149,5 +150,5 @@ def _whole(plan: LoadPlan, request: Request, context: int, apart: Apart | None) 
         n_logits=LOGIT_ROWS,
         threads=request.n_threads,
         kv_cache=request.kv_cache,
-        fast=request.fast,
+        precision=request.rounding,
     )

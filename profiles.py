@@ -1,6 +1,6 @@
 """Profiles: how to load and run one model on one machine, as `miaotui tune` chose it. A JSON file, docs/tuning.md.
 
-    {"format": "miaotui-profile", "version": 1,
+    {"format": "miaotui-profile", "version": 2,
      "model": {"name": ..., "family": ..., "config": HASH, "tensors": HASH},    compared when it is used
      "machine": {...}, "versions": {...},                                       a warning says what differs
      "load": {"threads": 2, "quantize": "int8", ...},                           keywords of `load`
@@ -8,7 +8,8 @@
      "goal": "latency", "limits": {...}, "chosen": {...}, "table": [...],       what was asked, and what was measured
      "command": "miaotui tune ...", "seed": 0}
 
-A file is data from outside: every key is known, every value checked, and nothing in it is run.
+A file is data from outside: every key is known, every value checked, and nothing in it is run. In version 1 the
+precision "exact" was what no precision is now: of integer matrices one plane.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GENERATE", "LOAD", "Profile", "identity", "read_profile"]
 
-FORMAT, VERSION = "miaotui-profile", 1
+FORMAT, VERSION = "miaotui-profile", 2
 MAX_BYTES = 2**26
 #: Keywords of `load` that a profile may set.
 LOAD = (
@@ -149,9 +150,9 @@ class Profile:
                 f"is no profile: its format is {quote(raw.get('format'))}, expected {FORMAT!r}; miaotui tune writes one"
             )
             raise ProfileError(msg)
-        if type(raw.get("version")) is not int or raw["version"] != VERSION:
+        if type(raw.get("version")) is not int or not 1 <= raw["version"] <= VERSION:
             has = quote(raw.get("version"))
-            msg = f"has version {has}, this version of miaotui reads {VERSION}; run miaotui tune again"
+            msg = f"has version {has}, this version of miaotui reads up to {VERSION}; run miaotui tune again"
             raise ProfileError(msg)
         names = [f.name for f in fields(cls)]
         given = {name: value for name, value in raw.items() if name not in ("format", "version")}
@@ -163,7 +164,7 @@ class Profile:
             )
             msg = f"{what}; it is damaged, or another version's: run miaotui tune again"
             raise ProfileError(msg)
-        return cls(**given)
+        return cls(**(_renewed(given) if raw["version"] == 1 else given))
 
 
 def read_profile(path: str | os.PathLike[str] | Profile) -> Profile:
@@ -177,6 +178,14 @@ def read_profile(path: str | os.PathLike[str] | Profile) -> Profile:
     except ProfileError as e:
         msg = f"{quote(str(file), 300)[1:-1]}: {e}"
         raise ProfileError(msg) from None
+
+
+def _renewed(given: dict[str, Any]) -> dict[str, Any]:
+    """A file of version 1, in today's words."""
+    load = given["load"]
+    if not isinstance(load, dict) or load.get("precision") != "exact":
+        return given
+    return given | {"load": {name: value for name, value in load.items() if name != "precision"}}
 
 
 def identity(opened: Opened) -> dict[str, Any]:

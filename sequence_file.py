@@ -18,7 +18,6 @@ file is data from outside: every size is compared with the model's before memory
 from __future__ import annotations
 
 import json
-import platform
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from .runtime.engine.state import SequenceState, cache_layers
 from .runtime.generate import check_ids
 from .runtime.kvcache import PAGE
 from .runtime.lora import product_of, without_adapters
+from .runtime.ops import FAST, PLANES
 from .runtime.rope import LONGEST
 from .runtime.spec import weights_in
 from .runtime.table import gap_of
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from .loader.header import Header, TensorInfo
     from .prepare import Prepared
+    from .runtime.program import Program
     from .runtime.session import Session
     from .runtime.spec import Weight, Weights
 
@@ -83,8 +84,8 @@ class SequenceFiles:
         `config` is of the resolved `Config`; `plan` of the prune plan; `dtypes` of the names, dtypes and shapes of all
         weights as kernels read them, and so of `quantize`; `weights` of a sample of their bytes: those of a small
         weight all, of another 16 spans of 64 bytes. Other training, rounding or pruning changes nearly every number,
-        and is told apart; a few numbers of a large matrix that were changed by hand may not be. With precision="fast"
-        the bits are those of a kind of CPU, whose architecture is compared.
+        and is told apart; a few numbers of a large matrix that were changed by hand may not be. `precision` is of the
+        inputs of products that are not rounded as usual, not the word: on a CPU "fast" may be "bf16".
         """
         program, weights = self._program, list(_whole(without_adapters(self._weights)))
         kinds = "; ".join(f"{w.name} {w.dtype} {list(w.shape)} {w.kept}" for w in weights)
@@ -100,7 +101,7 @@ class SequenceFiles:
             "weights": sample.hexdigest(),
             "kv_cache": program.kv_cache,
             "page": str(PAGE),
-            "precision": f"fast, {platform.machine()}" if program.fast else "exact",
+            "precision": _precision(program),
         }
 
     def save(self, state: SequenceState, path: str | os.PathLike[str]) -> None:
@@ -281,6 +282,14 @@ _DIFFERENT = {
     "page": "another version of miaotui saved it, with pages of another size",
     "precision": "its numbers were made in another way: see precision",
 }
+
+
+def _precision(program: Program) -> str:
+    """How numbers were made, where it is not told by the weights' dtypes; "exact": as usual."""
+    if any(i.variant == FAST for i in program.code):
+        return "bf16"
+    planes = any(i.variant in PLANES.values() for i in program.code)
+    return "exact, of integer matrices too" if planes else "exact"
 
 
 def _digest(text: str) -> str:

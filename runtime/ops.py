@@ -18,7 +18,7 @@ from .quantized import QUANTIZED
 from .sparse import SPARSE
 from .sparse_int8 import SPARSE_INT8
 
-__all__ = ["ACTS", "ACT_BACKENDS", "FAST", "HEADER", "OPS", "SLOTS", "Op", "slots"]
+__all__ = ["ACTS", "ACT_BACKENDS", "FAST", "HEADER", "OPS", "PLANES", "SLOTS", "Op", "slots"]
 
 #: The first slots of every instruction: kernel address, wait before it (0/1), rows (0: T, 1: R).
 HEADER = ("op", "wait", "rows")
@@ -42,6 +42,7 @@ class Op:
     in_place: bool = False  # the output may take the place of the first input
     variants: tuple[str, ...] = ()  # kernels: name_variant; none: name alone
     backends: tuple[str, ...] = ("cpu", "cuda")  # those that have all of its kernels
+    cpu_variants: tuple[str, ...] = ()  # more variants, that the CPU alone has
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,11 +54,19 @@ class Op:
         """Names of the kernels that each of its backends has."""
         return tuple(f"{self.name}_{v}" for v in self.variants) or (self.name,)
 
+    def kernels_of(self, backend: str) -> tuple[str, ...]:
+        """Names of all kernels that a backend has."""
+        if backend not in self.backends:
+            return ()
+        return (*self.kernels, *(f"{self.name}_{v}" for v in self.cpu_variants if backend == "cpu"))
+
 
 DTYPE_VARIANTS = ("f32", "bf16", "f16")
 WEIGHT_VARIANTS = (*DTYPE_VARIANTS, *QUANTIZED)
-#: The product of BF16 weights with an input rounded to BF16 (`precision="fast"`): another order on every CPU.
+#: The product of BF16 weights with an input rounded to BF16 (`precision="bf16"`): on CPUs as `bf16_dot.py` has it.
 FAST = "bf16_dot"
+#: Dtypes of integer matrices, and the variants that take their input in two planes of bytes (`precision="exact"`).
+PLANES = {dtype: f"{dtype}_planes" for dtype in (*QUANTIZED, SPARSE_INT8)}
 #: What `linear` may apply, by its number in the instruction; 0 is none.
 ACTS = ("silu", "gelu", "gelu_tanh", "relu", "tanh", "relu2")
 #: Those that are applied on these backends alone, however many have the product.
@@ -125,6 +134,7 @@ _ROWS = (
         lambda d: 2 * d["n"] * d["k"] + (10 * d["n"] if d["act"] else 0),
         f"{VASWANI}, 3.2; gated: Shazeer 2020, arXiv:2002.05202",
         variants=(*WEIGHT_VARIANTS, *SPARSE, SPARSE_INT8, FAST),
+        cpu_variants=tuple(PLANES.values()),
     ),
     Op(
         "lora_embed",
@@ -195,6 +205,16 @@ _ROWS = (
         "",
         lambda d: 4 * d["k"],
         "Dettmers et al. 2022, arXiv:2110.02861 (block-wise)",
+    ),
+    Op(
+        "quantize_planes",
+        "(t,c*k)->(t,c*18k/32)",
+        "q = rint(x 32639 / max|x|) = 256 high + low, scale = max|x| / 32639, over each 32 of each part of a row",
+        ("o:y", "i:x", "n:k", "n:parts"),
+        "",
+        lambda d: 6 * d["k"] * d["parts"],
+        "Dettmers et al. 2022, arXiv:2110.02861 (block-wise); two bytes a number",
+        backends=("cpu",),
     ),
     Op(
         "rms_norm",
@@ -342,6 +362,7 @@ _ROWS = (
         "Jiang et al. 2024, arXiv:2401.04088 (Mixtral)",
         variants=WEIGHT_VARIANTS,
         backends=("cpu",),
+        cpu_variants=tuple(PLANES[dtype] for dtype in QUANTIZED),
     ),
     Op(
         "expert_sum",

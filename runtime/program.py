@@ -20,6 +20,7 @@ from .bias import BiasTable
 from .experts import ExpertTable
 from .lora import LoraTable
 from .ops import HEADER, OPS, SLOTS
+from .precision import word_of
 from .relative import DistanceTable
 from .rope import RopeTable
 from .spec import Weight
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .precision import Precision
     from .spec import Adapter, Weights
 
 __all__ = ["Early", "Encoding", "Instruction", "Operand", "Program", "place_waits"]
 
+#: Ops whose input `precision` rounds.
+PRODUCTS = ("linear", "expert_linear")
 #: What stands in an instruction's slot.
 Operand = Tensor | Weight | RopeTable | BiasTable | DistanceTable | ExpertTable | LoraTable | int | float | None
 
@@ -115,7 +119,7 @@ class Program:
     arena_bytes: int
     constant_bytes: int
     kv_cache: str = "f32"
-    fast: bool = False  # it may round to bfloat16 where that is faster
+    precision: Precision | None = None  # how inputs of products are rounded, where they are not as usual
     ropes: tuple[RopeTable, ...] = ()  # instructions hold addresses in these
     n_pages: int = 0  # in each pool of the KV cache
     n_vocab: int = 0
@@ -131,6 +135,16 @@ class Program:
     adapters: tuple[str, ...] = ()  # names, in the order of their numbers, which are counted from 1
     bounded: str = ""  # why no text may outgrow `n_context`; "": one may
     early: Early | None = None  # what guesses for the whole; it begins where a step does
+
+    @property
+    def fast(self) -> bool:
+        """Whether it may round wherever that is faster: a GPU in attention too."""
+        return self.precision == "fast"
+
+    @property
+    def roundings(self) -> dict[str, int]:
+        """How many products take their input as each word of `precision` has it; most first."""
+        return dict(Counter(word_of(i.variant) for i in self.code if i.op in PRODUCTS).most_common())
 
     @property
     def turning(self) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .precision import product_of
 from .quantized import GROUP
 from .relative import row_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .bias import Bias
+    from .precision import Precision
     from .rope import RopeTable
     from .spec import Activation, Adapter, Distances, Spaced, Weight
 
@@ -38,18 +40,18 @@ class Reference:
         n_logits: int,
         *,
         kv_cache: str = "f32",
-        fast: bool = False,
+        precision: Precision | None = None,
         types: NDArray[np.int64] | None = None,
         crosses: dict[int, tuple[Array, Array]] | None = None,
         adapter: int = 0,
     ) -> None:
         """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head.
 
-        `types`: of each token; None: all are 0. `crosses`: of each layer, what an encoder's step wrote for it.
-        `adapter`: the number of the text's; 0: none.
+        `precision`: as in `load`. `types`: of each token; None: all are 0. `crosses`: of each layer, what an encoder's
+        step wrote for it. `adapter`: the number of the text's; 0: none.
         """
         self.ids, self.start, self.caches, self.n_logits = np.asarray(ids), start, caches, n_logits
-        self.kv_cache, self.fast, self.adapter = kv_cache, fast, adapter
+        self.kv_cache, self.precision, self.adapter = kv_cache, precision, adapter
         self.types = np.zeros(len(self.ids), np.int64) if types is None else types
         self.crosses = {} if crosses is None else crosses
         self.results: list[int] = []  # the greedy id of each row of logits
@@ -99,11 +101,9 @@ class Reference:
         times: Array | None = None,
         residual: Array | None = None,
     ) -> Array:
-        """[t, k] -> [t, n]; a quantised weight takes its input quantised, a BF16 one when `fast` takes it in BF16."""
-        if w.quantized:
-            x = self.quantize(x)
-        elif self.fast and w.dtype == "bf16":
-            x = self.round_bf16(x)
+        """[t, k] -> [t, n]; the input rounded as `precision` has it for such a weight."""
+        _, rounds = product_of(self.precision, w)
+        x = getattr(self, rounds)(x) if rounds else x
         y: Array = x @ w.f64().T
         y = y if b is None else y + b.f64()
         y = y if act is None else _act(y, act)
@@ -154,12 +154,11 @@ class Reference:
 
     def quantize(self, x: Array) -> Array:
         """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""
-        t, k = x.shape
-        g = np.pad(x.astype(np.float32), ((0, 0), (0, -k % GROUP))).reshape(t, -1, GROUP)
-        largest = np.abs(g).max(-1, keepdims=True)
-        inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-        y: Array = np.rint(g * inverse).astype(np.float64) * (largest / np.float32(127))
-        return y.reshape(t, -1)[:, :k]
+        return _whole(x, 127, 0.0)
+
+    def quantize_planes(self, x: Array, parts: int = 1) -> Array:
+        """The same with -32639 .. 32639, which is 256 * 127 + 127; up to 2^-111 all is 0: 32639 / max|x| is finite."""
+        return _whole(x.reshape(len(x) * parts, -1), 32639, 2.0**-111).reshape(x.shape)
 
     def round_bf16(self, x: Array) -> Array:
         """To nearest even; NaN stays NaN."""
@@ -332,11 +331,12 @@ class Reference:
         act: Activation | None = None,
         times: Array | None = None,
     ) -> Array:
-        """One token and expert after the other; a quantised weight takes its input quantised."""
+        """One token and expert after the other; the input rounded as `precision` has it for such weights."""
         n, k = ws[0].shape
         ids = routes[:, : routes.shape[1] // 2].astype(int)
         x = np.broadcast_to(x.reshape(len(x), -1, k), (*ids.shape, k))  # [t, k] or [t, c * k] -> [t, c, k]
-        x = self.quantize_parts(x.reshape(len(x), -1), ids.shape[1]).reshape(x.shape) if ws[0].quantized else x
+        _, rounds = product_of(self.precision, ws[0], expert=True)
+        x = getattr(self, rounds)(x.reshape(-1, k)).reshape(x.shape) if rounds else x
         every = {e: ws[e].f64() for e in np.unique(ids)}
         y = np.array([[every[e] @ v for e, v in zip(*both, strict=True)] for both in zip(ids, x, strict=True)])
         y = y.reshape(len(x), ids.shape[1] * n)
@@ -391,6 +391,16 @@ class Reference:
     def argmax(self, x: Array) -> None:
         """Of each row; the first of equals; -1 where one of its numbers is NaN."""
         self.results = [-1 if np.isnan(row).any() else int(row.argmax()) for row in x]
+
+
+def _whole(x: Array, most: int, least: float) -> Array:
+    """Each 32 of a row, in float32, to whole numbers up to `most`; to 0 where none is larger than `least`."""
+    t, k = x.shape
+    g = np.pad(x.astype(np.float32), ((0, 0), (0, -k % GROUP))).reshape(t, -1, GROUP)
+    largest = np.abs(g).max(-1, keepdims=True)
+    inverse = np.divide(np.float32(most), largest, out=np.zeros_like(largest), where=largest > least)
+    y: Array = np.rint(g * inverse).astype(np.float64) * (largest / np.float32(most))
+    return y.reshape(t, -1)[:, :k]
 
 
 def _act(x: Array, kind: Activation) -> Array:

@@ -36,6 +36,8 @@ STAGED: dict[str, Any] = {
 HOW: tuple[dict[str, Any], ...] = (
     {}, {"quantize": "int8"}, {"quantize": "int4"}, {"quantize": "int4a"}, {"kv_cache": "bf16"}, {"kv_cache": "int8"},
     {"prune": "keep-layers=0-2; ffn=0.75"}, {"prune": "sparsity=0.5"}, {"prune": "sparsity=0.5", "quantize": "int8"},
+    *({"quantize": dtype, "precision": "exact"} for dtype in ("int8", "int4", "int4a")),
+    {"prune": "sparsity=0.5", "quantize": "int8", "precision": "exact"},
 )  # fmt: skip
 
 #: Trained models of `real_files`, and where in their expected.json ids are.
@@ -89,11 +91,12 @@ def cases(threads: int, folder: Path, *, few: bool) -> Iterator[tuple[str, str]]
         for dtype in ("F32", "BF16", "F16"):
             place = folder / f"{family}-{dtype}-{threads}"
             write_checkpoint(place, replace(small(family), dtype=dtype))
-            for prune in (None, "sparsity=0.5"):
-                with miaotui.load(place, threads=threads, prune=prune) as model:
+            ways: list[dict[str, Any]] = [{}, {"prune": "sparsity=0.5"}]
+            for how in [*ways, {"precision": "bf16"}] if dtype == "BF16" else ways:
+                with miaotui.load(place, threads=threads, **how) as model:
                     ids = [1, 5, 9, 2, 7]
                     made = model.generate(ids, max_new_tokens=5, ignore_eos=True).ids
-                    yield f"{family} {dtype} {prune} {threads}", hashed(model.logits(ids), np.array(made))
+                    yield f"{family} {dtype} {how} {threads}", hashed(model.logits(ids), np.array(made))
     for name in ("encoder", "sentiment", "entities", "answers"):
         for how in ({}, {"quantize": "int8"}):
             yield f"{name} {how} {threads}", of_encoder(name, threads, **how)

@@ -32,13 +32,13 @@ def recorded(case: Case, ids: list[np.ndarray]) -> tuple[Program, list[Tensor]]:
     """The program of a case and the tensors that its inputs go to."""
     longest = max(map(len, ids))
     ops = Recorder(n_context=sum(map(len, ids)), chunk=longest + 2, n_logits=case.rows + 1, threads=1,
-                   kv_cache=case.kv_cache, fast=case.fast)  # fmt: skip
+                   kv_cache=case.kv_cache, precision=case.precision)  # fmt: skip
     inputs = [ops._tensor("in", "T", x.shape[1], keep=True) for x in case.passes[0]]
     y = case.build(ops, *inputs)
     if y is not None:
         y.keep = True
     size = place(ops.tensors, len(ops.code))
-    shape = ops.n_context, longest + 2, case.rows + 1, 1, size, 0, case.kv_cache, case.fast
+    shape = ops.n_context, longest + 2, case.rows + 1, 1, size, 0, case.kv_cache, case.precision
     return Program(ops.code, ops.tensors, y, y, *shape), inputs
 
 

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from miaotui.runtime.cpu import shipped
-from miaotui.runtime.ops import FAST
 from test_ops import CASES, ROWS, THREADS, Draw, checked
 
-__all__ = ["FAST", "drawn", "repeated"]
+__all__ = ["drawn", "repeated"]
 
 
 class Drawn(NamedTuple):

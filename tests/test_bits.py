@@ -132,8 +132,9 @@ def test_the_cpu_changes_no_bit(written: Any, change: dict[str, str]) -> None:
         for dtype in DTYPES if family in SEEN else ("F32", "int8"):
             file, how = options(dtype)
             path = written(family, file)
-            cases.append((path.name, kind, how))
-            wanted.append(bits.digest(path, kind, how))
+            for word in (None, "exact") if (family, kind) == ("gptj", "decoder") and "quantize" in how else (None,):
+                cases.append((path.name, kind, how | {"precision": word}))
+                wanted.append(bits.digest(path, kind, how | {"precision": word}))
     done = subprocess.run(
         [sys.executable, bits.__file__, str(path.parent), json.dumps(cases)],
         env=os.environ | change, capture_output=True, text=True, check=False,

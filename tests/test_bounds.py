@@ -18,7 +18,8 @@ from miaotui.tools import demo
 IDS = [int(i) for i in np.random.default_rng(5).integers(3, 200, 37)]
 WAYS = (
     *({}, {"quantize": "int8", "kv_cache": "int8"}, {"quantize": "int4", "kv_cache": "bf16"}, {"quantize": "int4a"}),
-    *({"precision": "fast"}, {"prune": {"sparsity": "2:4"}}, {"prune": {"sparsity": "2:4"}, "quantize": "int8"}),
+    *({"precision": "bf16"}, {"prune": {"sparsity": "2:4"}}, {"prune": {"sparsity": "2:4"}, "quantize": "int8"}),
+    {"quantize": "int8", "precision": "exact"},
 )
 
 

@@ -71,7 +71,7 @@ def test_keys_are_taken_in_tiles_from_a_sequences_own_first(kv_cache, window):
 def test_the_tensor_cores_attention_sees_each_sequence_alone(kv_cache, d_head, window):
     """A tile of queries is of several of them; sequences longer than a tile of keys."""
     names = []
-    got, wanted, largest = attended((31, 70, 5, 1, 29), names, kv_cache=kv_cache, window=window, fast=True,
+    got, wanted, largest = attended((31, 70, 5, 1, 29), names, kv_cache=kv_cache, window=window, precision="fast",
                                       d_head=d_head, round_to=16)  # fmt: skip
     assert "flash" in names[1]
     assert not any("flash" in name for name in names[2:])
@@ -91,7 +91,7 @@ def attended(lengths, names=None, *, window, d_head=8, round_to=0, **how):
         y = ops.attention(0, inputs[0], heads, 1, window=window, scale=d_head**-0.5)
         y.keep = True
         size = place(ops.tensors, len(ops.code))
-        shape = n, n, len(lengths), 1, size, 0, how["kv_cache"], how.get("fast", False)
+        shape = n, n, len(lengths), 1, size, 0, how["kv_cache"], how.get("precision")
         device = ListingDevice("drawn", [] if names is None else names, "", "sm_80")
         return Interpreter(device, Program(ops.code, ops.tensors, y, y, *shape)), inputs, y
 
@@ -107,7 +107,7 @@ def attended(lengths, names=None, *, window, d_head=8, round_to=0, **how):
     feed(machine, inputs, slice(None))
     machine.run_batch([[0] * length for length in lengths])
     got, wanted, at = machine.tensor(y, n), [], 0
-    machine, inputs, y = machine_of(**how | {"fast": False})
+    machine, inputs, y = machine_of(**how | {"precision": None})
     for length in lengths:
         feed(machine, inputs, slice(at, at + length))
         machine.step([0] * length, 0, 0)

@@ -73,7 +73,7 @@ def same_places(
     assert clean is None or np.array_equal(got[~np.isnan(got)], clean[~np.isnan(got)])
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", [name for name in BUILD if not name.endswith("_planes")])
 def test_it_is_where_the_reference_has_it(name):
     x = random(TOKENS, WIDTH)
     case = Case(BUILD[name], [[x]], exactly, rows=TOKENS, fast=FAST in name)

@@ -52,7 +52,7 @@ def both(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 MATRICES = {dtype: plain(19, WIDTH, dtype=dtype) for dtype in ("f32", "bf16", *QUANTIZED)}
-MATRICES[FAST] = MATRICES["bf16"]
+MATRICES |= {FAST: MATRICES["bf16"], **{f"{dtype}_planes": MATRICES[dtype] for dtype in QUANTIZED}}
 NORM, TABLE = plain(WIDTH), RopeTable(Rope(10000.0, WIDTH // 2), 8)
 BUILD = {
     **{f"linear_{dtype}": lambda ops, x, w=w: ops.linear(x, w) for dtype, w in MATRICES.items()},
@@ -68,7 +68,7 @@ BUILD = {
 @pytest.mark.parametrize("name", BUILD)
 def test_it_is_where_the_reference_has_it(name, bad):
     x = random(TOKENS, WIDTH)
-    case = Case(BUILD[name], [[x]], exactly, rows=TOKENS, fast=FAST in name)
+    case = Case(BUILD[name], [[x]], exactly, rows=TOKENS, fast=FAST in name, planes=name.endswith("_planes"))
     clean, _ = both(case)
     for at in DAMAGED:
         damaged = x.copy()
@@ -80,12 +80,12 @@ def test_it_is_where_the_reference_has_it(name, bad):
         assert np.array_equal(got[~np.isnan(got)], clean[~np.isnan(got)])
 
 
-@pytest.mark.parametrize("dtype", QUANTIZED)
+@pytest.mark.parametrize("dtype", [*QUANTIZED, *(f"{dtype}_planes" for dtype in QUANTIZED)])
 def test_bytes_of_infinity_are_not_taken_for_numbers(dtype):
     for infinity in (np.inf, -np.inf):
         x = random(TOKENS, WIDTH)
         x[2, 40] = infinity
-        got, expected = both(Case(BUILD[f"linear_{dtype}"], [[x]], exactly))
+        got, expected = both(Case(BUILD[f"linear_{dtype}"], [[x]], exactly, planes=dtype.endswith("_planes")))
         assert np.isnan(expected[2]).all()
         assert np.array_equal(np.isnan(got), np.isnan(expected))
 

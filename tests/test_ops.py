@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from miaotui.runtime.bias import Bias
 from miaotui.runtime.cpu import link
 from miaotui.runtime.drawing import DRAW
 from miaotui.runtime.kvcache import pages_of
-from miaotui.runtime.ops import ACTS, FAST, HEADER, OPS, SLOTS
+from miaotui.runtime.ops import ACTS, FAST, HEADER, OPS, PLANES, SLOTS
 from miaotui.runtime.program import Program, place_waits
 from miaotui.runtime.quantized import GROUP, QUANTIZED, quantized_shape
 from miaotui.runtime.recorder.record import Recorder
@@ -30,6 +31,8 @@ from tolerance import bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from miaotui.runtime.precision import Precision
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 97, 131])
 TOKENS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 24, 25, 40])
@@ -52,15 +55,21 @@ class Case:
     d_head: int = 1
     kv_cache: str = "f32"
     fast: bool = False
+    planes: bool = False  # an input of integers that is rounded to two of them
     adapter: int = 0
     read: Callable[[np.ndarray], np.ndarray] = lambda y: y  # what the kernel's result means
+
+    @property
+    def precision(self) -> Precision | None:
+        """As `load` takes it."""
+        return "fast" if self.fast else "exact" if self.planes else None
 
 
 def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.ndarray | None, list[int]]:
     """Result of the last pass, and the step's ids. Whatever is not the result's own must be as it was."""
     longest, n_context = max(len(p) for p in ids), sum(map(len, ids))
     ops = Recorder(n_context=n_context, chunk=longest + 2, n_logits=case.rows + 1, threads=threads,
-                   kv_cache=case.kv_cache, fast=case.fast, n_pages=pages_of(n_context) + 3)  # fmt: skip
+                   kv_cache=case.kv_cache, precision=case.precision, n_pages=pages_of(n_context) + 3)  # fmt: skip
     table = np.random.default_rng(n_context).permutation(ops.n_pages).astype(np.int32)
     given_tensors = [ops._tensor("in", "T", x.shape[1], keep=True) for x in case.passes[0]]
     y = case.build(ops, *given_tensors)
@@ -111,7 +120,7 @@ def run_reference(case: Case, ids: list[np.ndarray]) -> tuple[np.ndarray | None,
     start, y, ops = 0, None, None
     for part, inputs in zip(ids, case.passes, strict=True):
         ops = Reference(part, start, caches, min(case.rows, len(part)), kv_cache=case.kv_cache,
-                        fast=case.fast, adapter=case.adapter)  # fmt: skip
+                        precision=case.precision, adapter=case.adapter)  # fmt: skip
         y = case.build(ops, *(x.astype(np.float64) for x in inputs))
         start += len(part)
     assert ops is not None
@@ -157,6 +166,11 @@ class Draw:
     def array(self, *shape: int, scale: float = 1.0) -> np.ndarray:
         return (self.rng.standard_normal(shape) * scale).astype(np.float32)
 
+    def at_the_edge(self, *shape: int) -> np.ndarray:
+        """Numbers whose products are about 2^-126, and parts of its last places: sums are flushed, or nearly."""
+        size = self.rng.choice([1.0, 1.0, 1.5, 2.0**-12, 2.0**-13], shape) * 2.0**-63
+        return (size * self.rng.choice([-1.0, 1.0], shape)).astype(np.float32)
+
     def weight(self, dtype: str, *shape: int, scale: float = 1.0) -> Weight:
         x = self.array(*shape, scale=scale)
         if dtype in EVERY_SPARSE:
@@ -188,16 +202,27 @@ def embed_types(d: Draw, variant: str) -> Case:
     return Case(lambda ops: ops.embed_types(w), [[]], exactly)
 
 
-def linear(d: Draw, variant: str) -> Case:
+def edge_of_pairs(d: Draw) -> Case:
+    """Of BF16 pairs, whose results below 2^-126 are flushed at every step."""
     n, k = d.size(), d.size()
-    w = d.weight("bf16" if variant == FAST else variant, n, k)
+    numbers = (d.at_the_edge(n, k).view(np.uint32) >> 16).astype(np.uint16)
+    w, x = Weight("w", "bf16", (n, k), numbers, mapped=False), d.at_the_edge(d.t, k)
+    off = (k + 16) * 2.0**-126 + bound("linear", "bf16", k) * (np.abs(x).astype(float) @ np.abs(w.f64()).T)
+    return Case(lambda ops, x: ops.linear(x, w), [[x]], lambda _: off, fast=True)
+
+
+def linear(d: Draw, variant: str) -> Case:
+    if variant == FAST and d.draw(st.integers(0, 3)) == 0:
+        return edge_of_pairs(d)
+    n, k = d.size(), d.size()
+    w = d.weight(stored(variant), n, k)
     b = d.weight("f32", n) if d.draw(st.booleans()) else None
     act = d.draw(st.sampled_from([None, *d.acts]))
     others = [name for name in ("times", "residual") if d.draw(st.booleans())]
     x, *given = d.array(d.t, k), *(d.array(d.t, n) for _ in others)
     after = dict(zip(others, given, strict=True))
     size = np.abs(w.f64())
-    if variant == "int4a":  # q * scale and the smallest number are added apart, each up to twice the largest weight
+    if w.dtype == "int4a":  # q * scale and the smallest number are added apart, each up to twice the largest weight
         size = np.full_like(size, 4 * size.max())
     sums = np.abs(x).astype(float) @ size.T + (0 if b is None else np.abs(b.f64()))
 
@@ -212,15 +237,31 @@ def linear(d: Draw, variant: str) -> Case:
     def build(ops: Any, x: Any, *rest: Any) -> Any:
         return ops.linear(x, w, b, act=act, **dict(zip(others, rest, strict=True)))
 
-    return Case(build, [[x, *given]], tolerance, fast=variant == FAST)
+    return Case(build, [[x, *given]], tolerance, fast=variant == FAST, planes=variant in PLANES.values())
+
+
+def stored(variant: str) -> str:
+    """The dtype of the matrices that a product's variant takes."""
+    return "bf16" if variant == FAST else variant.removesuffix("_planes")
 
 
 def quantize(d: Draw, _: str) -> Case:
-    k = d.size()
+    x = some_zeros(d, d.size())
+    return Case(lambda ops, x: ops.quantize(x), [[x]], exactly, read=lambda y: unquantized(y, 1, x.shape[1]))
+
+
+def quantize_planes(d: Draw, _: str) -> Case:
+    k, parts = d.size(), d.draw(st.integers(1, 4))
+    x = some_zeros(d, k * parts)
+    read = partial(unquantized, parts=parts, k=k, planes=2)
+    return Case(lambda ops, x: ops.quantize_planes(x, parts), [[x]], exactly, read=read)
+
+
+def some_zeros(d: Draw, k: int) -> np.ndarray:
+    """[t, k], of one size or another."""
     x = d.array(d.t, k, scale=d.draw(st.sampled_from([1e-30, 1.0, 1e4])))
     x[d.rng.random(x.shape) < d.draw(st.sampled_from([0.0, 0.5, 1.0]))] = 0
-
-    return Case(lambda ops, x: ops.quantize(x), [[x]], exactly, read=lambda y: unquantized(y, 1, k))
+    return x
 
 
 def round_bf16(d: Draw, _: str) -> Case:
@@ -442,21 +483,21 @@ def route(d: Draw, _: str) -> Case:
 def expert_linear(d: Draw, variant: str) -> Case:
     n, k, experts = d.size(), d.size(), d.draw(st.integers(1, 7))
     chosen, apart = d.draw(st.integers(1, experts)), d.draw(st.booleans())
-    ws = tuple(d.weight(variant, n, k) for _ in range(experts))
+    ws = tuple(d.weight(stored(variant), n, k) for _ in range(experts))
     act, gated = d.draw(st.sampled_from([None, *d.acts])), d.draw(st.booleans())
     x, routes = d.array(d.t, k * (chosen if apart else 1)), routed(d, experts, chosen)
     apart = apart and chosen > 1
     times = [d.array(d.t, chosen * n)] if gated else []
     each = np.broadcast_to(np.abs(x).reshape(d.t, -1, k), (d.t, chosen, k))
     sizes = [np.abs(w.f64()) for w in ws]
-    if variant == "int4a":  # as in `linear`
+    if stored(variant) == "int4a":  # as in `linear`
         sizes = [np.full_like(size, 4 * size.max()) for size in sizes]
     ids = routes[:, :chosen].astype(int)
     sums = np.array([[sizes[e] @ v for e, v in zip(*both, strict=True)] for both in zip(ids, each, strict=True)])
     sums = sums.reshape(d.t, chosen * n)
 
     def tolerance(y: np.ndarray) -> np.ndarray:
-        off = bound("linear", variant, k) * sums
+        off = bound("linear", stored(variant), k) * sums
         if act is not None:
             steepest = 2 * (sums + off) if act == "relu2" else 1.13
             off = steepest * off + bound("act", "f32", 1) * sums * (sums if act == "relu2" else 1)
@@ -466,7 +507,7 @@ def expert_linear(d: Draw, variant: str) -> Case:
     def build(ops: Any, x: Any, routes: Any, *times: Any) -> Any:
         return ops.expert_linear(x, routes, ws, act=act, times=times[0] if times else None)
 
-    return Case(build, [[x, routes, *times]], tolerance)
+    return Case(build, [[x, routes, *times]], tolerance, planes=variant in PLANES.values())
 
 
 def adapters_of(d: Draw, n: int, k: int) -> tuple[Adapter | None, ...]:
@@ -566,18 +607,19 @@ def expert_sum(d: Draw, _: str) -> Case:
 
 def quantize_parts(d: Draw, _: str) -> Case:
     k, parts = d.size(), d.draw(st.integers(1, 4))
-    x = d.array(d.t, k * parts, scale=d.draw(st.sampled_from([1e-30, 1.0, 1e4])))
-    x[d.rng.random(x.shape) < d.draw(st.sampled_from([0.0, 0.5, 1.0]))] = 0
+    x = some_zeros(d, k * parts)
     return Case(lambda ops, x: ops.quantize_parts(x, parts), [[x]], exactly, read=lambda y: unquantized(y, parts, k))
 
 
-def unquantized(y: np.ndarray, parts: int, k: int) -> np.ndarray:
+def unquantized(y: np.ndarray, parts: int, k: int, planes: int = 1) -> np.ndarray:
     """Parts of a row: their bytes, scales and sums, of whole groups; as numbers."""
     y = y.reshape(len(y) * parts, -1)
-    groups = y.shape[1] // 10
-    q = y[:, : 8 * groups].copy().view(np.int8).reshape(len(y), groups, GROUP).astype(float)
-    assert np.array_equal(y[:, 9 * groups :].copy().view(np.int32), q.sum(-1))
-    numbers = (q * y[:, 8 * groups : 9 * groups, None].astype(float)).reshape(len(y), -1)[:, :k]
+    at = 8 * planes  # where the scales begin, in each group's floats
+    groups = y.shape[1] // (at + 2)
+    q = y[:, : at * groups].copy().view(np.int8).reshape(len(y), groups, planes, GROUP).astype(float)
+    q = q[:, :, -1] + 256 * q[:, :, 0] if planes > 1 else q[:, :, 0]
+    assert np.array_equal(y[:, (at + 1) * groups :].copy().view(np.int32), q.sum(-1))
+    numbers = (q * y[:, at * groups : (at + 1) * groups, None].astype(float)).reshape(len(y), -1)[:, :k]
     return numbers.reshape(-1, parts * k)
 
 
@@ -616,11 +658,12 @@ CASES = {
         *(rope_part, attention, attention_biased, head_products, attention_relative, cross_attention, add, pick),
         *(scale, soft_cap, take_rows, mean_rows, argmax, layer_norm_heads, clip, xielu),
         *(route, expert_linear, expert_sum, quantize_parts, unfold, lora_down, lora_up, lora_embed),
+        quantize_planes,
     )
 }
 CASES["kv_write"] = attention
 CASES["cross_write"] = cross_attention
-ROWS = [(op.name, v) for op in OPS.values() for v in (op.variants or ("",))]
+ROWS = [(op.name, v) for op in OPS.values() for v in ((*op.variants, *op.cpu_variants) or ("",))]
 
 
 def checked(name: str, variant: str, draw: Callable[[st.SearchStrategy[Any]], Any], threads: int) -> bytes:
@@ -659,7 +702,7 @@ def test_the_table_names_what_is_there():
     assert set(CASES) == set(OPS)
     no_ops = {f"pack_{dtype}" for dtype in QUANTIZED} | {DRAW}  # the loader's; what a pass ends with
     for backend, kernels in (("cpu", set(KERNELS) - no_ops), ("cuda", set(CUDA_KERNELS))):
-        assert {k for op in OPS.values() if backend in op.backends for k in op.kernels} == kernels, backend
+        assert {k for op in OPS.values() for k in op.kernels_of(backend)} == kernels, backend
     for name in OPS:
         recorded, referred = (inspect.signature(getattr(c, name)).parameters for c in (Recorder, Reference))
         assert [(p.name, p.kind, p.default) for p in recorded.values()] == [

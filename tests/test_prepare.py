@@ -258,8 +258,8 @@ def test_a_memory_limit_may_be_a_text(tmp_path):
 def test_words_that_are_none_are_refused(tmp_path):
     with pytest.raises(BackendError, match="device='tpu': expected 'cpu' or 'cuda'"):
         miaotui.load(tmp_path, device="tpu")
-    for name, says in (("kv_cache", "f32, bf16, int8"), ("precision", "exact, fast")):
-        for bad in ("F32", "", None, 8, ["f32"]):
+    for name, says in (("kv_cache", "f32, bf16, int8"), ("precision", "exact, int8, bf16, fast")):
+        for bad in ("F32", "", 8, ["f32"], *([None] if name == "kv_cache" else [])):
             with pytest.raises(InputError, match=rf"^{name}=.*expected one of {says}"):
                 miaotui.load(tmp_path, **{name: bad})
 

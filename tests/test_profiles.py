@@ -31,7 +31,7 @@ loads = st.fixed_dictionaries(
         "cache_tokens": st.none() | st.integers(1, 4096),
         "quantize": st.sampled_from([None, "int8", "int4a,embed=int8", "int4"]),
         "kv_cache": st.sampled_from(["f32", "bf16", "int8"]),
-        "precision": st.sampled_from(["exact", "fast"]),
+        "precision": st.sampled_from([None, "exact", "int8", "bf16", "fast"]),
         "prune": st.sampled_from([None, "ffn=0.75", {"format": "miaotui-prune", "version": 1, "layers": "0-2"}]),
     },
 )
@@ -97,7 +97,7 @@ def test_a_damaged_file_is_a_typed_error(tmp_path_factory, profile, data):
 
 WRONG = [
     ({"format": "other"}, "is no profile: its format is 'other', expected 'miaotui-profile'"),
-    ({"version": 2}, "has version 2, this version of miaotui reads 1"),
+    ({"version": 3}, "has version 3, this version of miaotui reads up to 2"),
     ({"version": True}, "has version True"),
     ({"more": 1}, "has 'more', which is not understood"),
     ({"load": {"thread": 1}}, "load: 'thread' is not understood; expected some of threads"),

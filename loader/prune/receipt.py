@@ -9,7 +9,7 @@ order, before zeros are put in. Two loads with equal hashes and equal actions ha
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +63,8 @@ class Receipt:
     """Every weight's entry, totals, and what else should be known of this load.
 
     Totals: `file_bytes` of all tensors in the files; `read_bytes` of those spans that any weight is made from, each
-    byte once; `untouched_bytes` of tensors that none is made from.
+    byte once; `untouched_bytes` of tensors that none is made from. `precision`: in how many products of a step the
+    input is taken as each word of `precision` has it (docs/precision.md).
     """
 
     entries: tuple[Entry, ...]
@@ -75,6 +76,7 @@ class Receipt:
     resident_bytes: int
     plan: str = "keep everything"
     notes: tuple[str, ...] = ()
+    precision: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -106,6 +108,7 @@ class Receipt:
             "  ".join(put(cell, width) for put, cell, width in zip(puts, row, widths, strict=True)).rstrip()
             for row in (head, *rows)
         ]
+        told = ", ".join(f"{word} in {n}" for word, n in self.precision.items())
         share = 100 * self.read_bytes / self.file_bytes if self.file_bytes else 0.0
         return [
             *table,
@@ -113,6 +116,7 @@ class Receipt:
             f"read {self.read_bytes:,} of {self.file_bytes:,} bytes ({share:.1f} %)",
             f"weights: {self.mapped_bytes:,} bytes mapped, {self.resident_bytes:,} resident",
             f"untouched: {len(self.untouched)} tensors, {self.untouched_bytes:,} bytes",
+            *([f"precision of products: {told}"] if told else []),
             *(f"note: {note}" for note in self.notes),
         ]
 

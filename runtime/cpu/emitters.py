@@ -16,7 +16,7 @@ from ..ops import FAST
 from .environment import debugging
 from .flow import I64, Builder, Value, c64, ir_apart, ir_choose
 from .layout import INSIDE
-from .target import bf16_dot, bit_masks, machine, masked_moves, native_half
+from .target import bit_masks, machine, masked_moves, native_half
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -241,30 +241,12 @@ def ir_to_bf16(b: Builder, v: Value) -> Value:
     return b.trunc(b.select(b.fcmp_unordered("uno", v, v), const(VI, [0x7FC0] * N), rounded), VH)
 
 
-def ir_to_int8(b: Builder, v: Value) -> Value:
-    """Whole numbers -127 .. 127 nearest to v, as int32; also after a NaN the same everywhere."""
+def ir_to_whole(b: Builder, v: Value, most: float = 127.0) -> Value:
+    """Whole numbers -most .. most nearest to v, as int32; also after a NaN the same everywhere."""
     v = ir_rint(b, v)
-    for sign, edge in ((">", -127.0), ("<", 127.0)):
+    for sign, edge in ((">", -most), ("<", most)):
         v = b.select(b.fcmp_ordered(sign, v, const(V, [edge] * N)), v, const(V, [edge] * N))
     return b.fptosi(v, VI)
-
-
-def ir_load_pairs(b: Builder, addr: Value, mask: Value | None = None) -> Value:
-    """Thirty-two BF16 as they are; with a mask, absent ones are +0 and their memory is not touched."""
-    p = ptr(b, addr, PAIRS, mask)
-    return b.load(p, align=2) if mask is None else ir_load_masked(b, p, PAIRS, mask)
-
-
-def ir_dot_pairs(b: Builder, acc: Value, x: Value, y: Value) -> Value:
-    """Lane by lane acc + x[2l] y[2l] + x[2l + 1] y[2l + 1] of BF16; by one instruction where there is one."""
-    if bf16_dot():
-        return b.call(ext(b, "llvm.x86.avx512bf16.dpbf16ps.512", V, [V, PAIRS, PAIRS]), [acc, x, y])
-    x, y = b.bitcast(x, VI), b.bitcast(y, VI)
-    high, sixteen = const(VI, [-0x10000] * N), const(VI, [16] * N)
-    (x0, y0), (x1, y1) = (
-        [b.bitcast(part(v), V) for v in (x, y)] for part in (lambda v: b.shl(v, sixteen), lambda v: b.and_(v, high))
-    )
-    return ir_fma(b, x1, y1, ir_fma(b, x0, y0, acc))
 
 
 def ir_fold(b: Builder, vs: Sequence[Value], join: Callable[[Value, Value], Value] | None = None) -> Value:
@@ -289,8 +271,8 @@ def ir_fold(b: Builder, vs: Sequence[Value], join: Callable[[Value, Value], Valu
 USUAL_MXCSR = 0x1F80
 
 
-def ir_usual_mode(b: Builder) -> Value:
-    """Set this thread's rounding and denormal mode to what IEEE 754 has for default; the mode that it had, int64.
+def ir_mode(b: Builder, mxcsr: int = USUAL_MXCSR, fpcr: int = 0) -> Value:
+    """Set this thread's rounding and denormal mode, by default IEEE 754's; the mode that it had, int64.
 
     No call that computes may be pasted in between this and `ir_restore_mode`: LLVM does not know that the mode matters.
     Where the CPU is neither x86-64 nor aarch64, nothing is done, and the mode is the caller's.
@@ -299,17 +281,17 @@ def ir_usual_mode(b: Builder) -> Value:
         slot = cgutils.alloca_once(b, I32)
         b.call(ext(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), [slot.type]), [slot])
         mode = b.zext(b.load(slot), I64)
-        ir_restore_mode(b, c64(USUAL_MXCSR))
+        ir_restore_mode(b, c64(mxcsr))
         return mode
     if machine() == "aarch64":
         mode = b.call(ext(b, "llvm.aarch64.get.fpcr", I64, []), [])
-        ir_restore_mode(b, c64(0))
+        ir_restore_mode(b, c64(fpcr))
         return mode
     return c64(0)
 
 
 def ir_restore_mode(b: Builder, mode: Value) -> None:
-    """Set what `ir_usual_mode` returned."""
+    """Set what `ir_mode` returned."""
     if machine() == "x86_64":
         slot = cgutils.alloca_once(b, I32)
         b.store(b.trunc(mode, I32), slot)

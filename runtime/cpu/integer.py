@@ -1,15 +1,17 @@
-"""Integer dots: tiles of sixteen-row panels by tokens, and the quantising of their input (`runtime/quantized.py`).
+"""Integer dots: tiles of sixteen-row panels by tokens (`runtime/quantized.py`).
 
 For a row and a group of 32 columns the dot of the integers is exact, so its order does not matter. The one order of
 the whole: groups in increasing order, y = fma(float(dot), scale_w * scale_x, y). Weights are stored with an offset
 added; their input's sum, times the offset, is taken away before the first product. int4a has no offset, and right after
 a group's dot comes its smallest number: y = fma(float(sum of the input's integers), low_w * scale_x, y).
+
+An input has one plane of bytes, q, or two, q = 256 high + low, and then dot = 256 (w . high) + w . low. That is below
+2^28, so it is exact in an int32 too, and rounded once, by float(dot).
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -23,26 +25,20 @@ from .emitters import (
     I16,
     I32,
     PAIRS,
-    VB,
     VH,
     VI,
     ZERO,
     N,
     V,
-    alike,
-    as_ints,
     bare_ptr,
     const,
     ext,
     ir_below,
     ir_fma,
-    ir_fold,
-    ir_larger_size,
     ir_load,
     ir_prefetch,
     ir_splat,
     ir_store,
-    ir_to_int8,
     ir_widen_half,
     off,
     ptr,
@@ -51,9 +47,6 @@ from .emitters import (
 from .flow import I64, c64, ir_apart, ir_loop
 from .lanes import f32, i64, op, outlined, void
 from .target import BYTE_DOT, EXPANDS_BYTES, byte_dot, expands_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 #: log2 of what is added to a stored number: times the input's sum it is a shift.
 OFFSET_BITS = {name: offset.bit_length() - 1 for name, offset in QUANTIZED.items() if offset}
@@ -71,10 +64,37 @@ def ir_dot4(b: Any, acc: Any, u: Any, s: Any) -> Any:
     eight = const(PAIRS, [8] * 2 * N)
     evens = b.and_(u, const(PAIRS, [255] * 2 * N)), b.ashr(b.shl(s, eight), eight)
     odds = b.lshr(u, eight), b.ashr(s, eight)
-    for x, y in (evens, odds):  # pairs of 16 bits into 32: one instruction (pmaddwd) where there is one
+    return _dot_pairs(b, acc, evens, odds)
+
+
+def _dot_pairs(b: Any, acc: Any, *pairs: tuple[Any, Any]) -> Any:
+    """Lane by lane acc + the products of pairs of 16 bits; one instruction (pmaddwd) for each where there is one."""
+    for x, y in pairs:
         p = b.mul(b.sext(x, WIDE), b.sext(y, WIDE))
         acc = b.add(acc, b.add(shuffle(b, p, p, range(0, 2 * N, 2)), shuffle(b, p, p, range(1, 2 * N, 2))))
     return acc
+
+
+def ir_dots4(b: Any, accs: list[Any], u: Any, planes: list[Any]) -> list[Any]:
+    """`ir_dot4` with each plane of s, the lowest first; where no instruction does it, with all planes at once."""
+    if len(planes) == len(accs):
+        return [ir_dot4(b, acc, u, s) for acc, s in zip(accs, planes, strict=True)]
+    u, low, high = (b.bitcast(v, PAIRS) for v in (u, *planes))
+    eight, upper = const(PAIRS, [8] * 2 * N), const(PAIRS, [-256] * 2 * N)
+    evens = b.and_(u, const(PAIRS, [255] * 2 * N)), b.add(b.shl(high, eight), b.ashr(b.shl(low, eight), eight))
+    odds = b.lshr(u, eight), b.add(b.and_(high, upper), b.ashr(low, eight))
+    return [_dot_pairs(b, accs[0], evens, odds)]
+
+
+def _sums(planes: int) -> int:
+    """Accumulators of one dot: a plane's each, or one where 16 bits of the input are multiplied at once."""
+    return planes if byte_dot() else 1
+
+
+def _whole_dot(b: Any, accs: list[Any]) -> Any:
+    """What the planes' accumulators come to."""
+    low, *high = accs
+    return b.add(low, b.shl(high[0], const(VI, [8] * N))) if high else low
 
 
 def _splat_int(b: Any, addr: Any) -> Any:
@@ -137,24 +157,26 @@ def _weights(b: Any, at: Any, kind: str, step: int) -> list[tuple[Any, int]]:
     return [(b.and_(v, low), 4 * step), (b.and_(b.lshr(v, four), low), GROUP // 2 + 4 * step)]
 
 
-def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0, *, pasted: bool = False) -> Any:
+def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0, planes: int = 1, *, pasted: bool = False) -> Any:
     """y[m, 16 p + l] for `panels` panels and `tokens` tokens, then for the tokens after these, `count` times.
 
-    `ahead`: prefetch the weights this many bytes further on, or 0. `pasted`: into the kernel, no function of its own.
-    Strides are in bytes.
+    `ahead`: prefetch the weights this many bytes further on, or 0. `planes`: of x. `pasted`: into the kernel, no
+    function of its own. Strides are in bytes.
 
     (w, ldw, x, ldx, groups, y, ldy, ldp, left, count): panels lie ldw apart and their results ldp, tokens ldx and ldy;
-    `left` counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums.
+    `left` counts the matrix's rows from the first panel's first. x: `quantize`'s rows: bytes, then scales, then sums;
+    of two planes `quantize_planes`'s.
     """
     dense = "int8" if kind == SPARSE_INT8 else kind
     size, steps = GROUP_BYTES[dense], (GROUP_BYTES[dense] - HEAD_BYTES[dense]) // STEP
     lowest = HEAD_BYTES[dense] > SCALE_BYTES
-    read = size if kind == dense else HALF_FULL
+    read, width = size if kind == dense else HALF_FULL, GROUP * planes
+    lowest_first = [GROUP * i for i in reversed(range(planes))]
     by = (BYTE_DOT,) if kind == dense else (BYTE_DOT, EXPANDS_BYTES)
 
     def sums_of(b: Any, ws: list[Any], x: Any, ldx: Any, groups: Any) -> list[Any]:
         xs = [b.add(x, b.mul(ldx, c64(m))) for m in range(tokens)]
-        scales = [b.add(a, b.mul(groups, c64(GROUP))) for a in xs]
+        scales = [b.add(a, b.mul(groups, c64(width))) for a in xs]
         sums = [b.add(a, b.mul(groups, c64(4))) for a in scales]
 
         def body(g: Any, state: list[Any]) -> list[Any]:
@@ -166,19 +188,21 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0, *, pasted:
             total = [_splat_int(b, off(b, a, g, 4)) for a in sums]
             none = const(VI, [0] * N)
             start = [none if lowest else b.sub(none, b.shl(s, const(VI, [OFFSET_BITS[dense]] * N))) for s in total]
-            dots = [list(start) for _ in range(panels)]
+            dots = [[[s, *[none] * (_sums(planes) - 1)] for s in start] for _ in range(panels)]
             for step in range(steps):
                 for i in range(panels):
                     for u, column in places[i].weights(step):
                         for m in range(tokens):
-                            xv = _splat_int(b, b.add(off(b, xs[m], g, GROUP), c64(column)))
-                            dots[i][m] = ir_dot4(b, dots[i][m], u, xv)
+                            at_m = off(b, xs[m], g, width)
+                            xv = [_splat_int(b, b.add(at_m, c64(plane + column))) for plane in lowest_first]
+                            dots[i][m] = ir_dots4(b, dots[i][m], u, xv)
             new = []
             for i in range(panels):
                 sw = ir_widen_half(b, b.load(ptr(b, at[i], VH), align=1))
                 for m in range(tokens):
                     sx = ir_splat(b, b.load(ptr(b, off(b, scales[m], g, 4), F32), align=4))
-                    y = ir_fma(b, b.sitofp(dots[i][m], V), b.fmul(sw, sx), acc[i * tokens + m])
+                    dot = b.sitofp(_whole_dot(b, dots[i][m]), V)
+                    y = ir_fma(b, dot, b.fmul(sw, sx), acc[i * tokens + m])
                     if lowest:
                         low = ir_load(b, b.add(at[i], c64(SCALE_BYTES)), "f16")
                         y = ir_fma(b, b.sitofp(total[m], V), b.fmul(low, sx), y)
@@ -205,7 +229,8 @@ def integer_tile(panels: int, tokens: int, kind: str, ahead: int = 0, *, pasted:
 
     if pasted:
         return op(void, *[i64] * 10)(tile)
-    return outlined(f"integer_{kind}_{panels}_{tokens}_{ahead}", 10, by=by)(tile)
+    name = f"integer_{kind}_{panels}_{tokens}_{ahead}{'_planes' if planes > 1 else ''}"
+    return outlined(name, 10, by=by)(tile)
 
 
 @op(void, i64, i64, i64, i64)
@@ -223,57 +248,6 @@ def spread_panel(b: Any, w: Any, groups: Any, out: Any, ahead: Any) -> None:
         return [place.behind]
 
     ir_loop(b, c64(0), groups, 1, [w], body)
-
-
-def _quantize(b: Any, x: Any, groups: Sequence[list[Any]], data: Any, scale: Any, total: Any) -> None:
-    """Groups of thirty-two floats, side by side, to bytes q, their scales max|x| / 127 and the sums of q.
-
-    `groups`: of each the masks of its two vectors; a float is 0 where its mask is off. Bytes cannot say that a number
-    is none, so the scale does: NaN where one of the floats is NaN or infinite, and so is every product with them.
-    """
-    count, one = len(groups), ir.VectorType(F32, len(groups))
-    at = [b.add(x, c64(4 * GROUP * i)) for i in range(count)]
-    halves = [[ir_load(b, b.add(a, c64(4 * N * h)), mask=mask) for h, mask in enumerate(masks)]
-              for a, masks in zip(at, groups, strict=True)]  # fmt: skip
-    keep = alike(VI, 0x7FFFFFFF)
-    sizes = [[b.bitcast(b.and_(as_ints(b, v), keep), V) for v in pair] for pair in halves]
-    largest = ir_fold(b, [ir_larger_size(b, *pair) for pair in sizes], partial(ir_larger_size, b))
-    of, zeros = alike(one, 127.0), alike(one, 0.0)
-    inverse = b.select(b.fcmp_ordered(">", largest, zeros), b.fdiv(of, largest), zeros)
-    nan_or_zero = b.fsub(largest, largest)
-    b.store(b.fadd(b.fdiv(largest, of), nan_or_zero), ptr(b, scale, one), align=4)
-    added = []
-    for i, pair in enumerate(halves):
-        by = shuffle(b, inverse, inverse, [i] * N)
-        integers = [ir_to_int8(b, b.fmul(v, by)) for v in pair]  # beyond 127 only after a NaN, and the same everywhere
-        for h, q in enumerate(integers):
-            ir_store(b, b.trunc(q, VB), b.add(data, c64(GROUP * i + N * h)))
-        added.append(b.add(*integers))
-    sums = ir_fold(b, added, b.add)
-    b.store(sums, ptr(b, total, sums.type), align=4)
-
-
-#: Whole groups that are rounded together.
-TOGETHER = 4
-
-
-@op(void, i64, i64, i64, i64)
-def quantize_groups(b: Any, x: Any, data: Any, scale: Any, total: Any) -> None:
-    """`TOGETHER` whole groups."""
-    _quantize(b, x, [[None, None]] * TOGETHER, data, scale, total)
-
-
-@op(void, i64, i64, i64, i64)
-def quantize32(b: Any, x: Any, data: Any, scale: Any, total: Any) -> None:
-    """A whole group."""
-    _quantize(b, x, [[None, None]], data, scale, total)
-
-
-@op(void, i64, i64, i64, i64, i64)
-def quantize_tail(b: Any, x: Any, left: Any, data: Any, scale: Any, total: Any) -> None:
-    """A row's last group, of `left` floats."""
-    masks = [ir_below(b, b.sub(left, c64(N * h))) for h in range(GROUP // N)]
-    _quantize(b, x, [masks], data, scale, total)
 
 
 @op(i64, i64)

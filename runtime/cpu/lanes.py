@@ -30,6 +30,7 @@ from .emitters import (
     ir_larger_size,
     ir_largest_size,
     ir_load,
+    ir_mode,
     ir_prefetch,
     ir_repeat,
     ir_restore_mode,
@@ -37,8 +38,7 @@ from .emitters import (
     ir_splat,
     ir_store,
     ir_to_bf16,
-    ir_to_int8,
-    ir_usual_mode,
+    ir_to_whole,
     ptr,
     shuffle,
 )
@@ -186,7 +186,7 @@ def store_bf16(b, a, v):
 
 @op(void, i64, lanes)
 def store_int8(b, a, v):
-    ir_store(b, b.trunc(ir_to_int8(b, v), VB), a)
+    ir_store(b, b.trunc(ir_to_whole(b, v), VB), a)
 
 
 @op(void, i64, f32)
@@ -196,7 +196,7 @@ def st_bf16(b, a, x):
 
 @op(void, i64, f32)
 def st_int8(b, a, x):
-    ir_store(b, b.trunc(b.extract_element(ir_to_int8(b, ir_splat(b, x)), ir.Constant(I32, 0)), I8), a)
+    ir_store(b, b.trunc(b.extract_element(ir_to_whole(b, ir_splat(b, x)), ir.Constant(I32, 0)), I8), a)
 
 
 @op(lanes)
@@ -399,7 +399,7 @@ def pause(b):
 @op(i64)
 def usual_mode(b):
     """Round to nearest, keep denormals, trap nothing, in this thread; the mode before, for `restore_mode`."""
-    return ir_usual_mode(b)
+    return ir_mode(b)
 
 
 @op(void, i64)

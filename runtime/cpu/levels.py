@@ -66,9 +66,9 @@ TWINS = (
          ("linear_bf16_dot",)),
     Twin("vbmi2", "x86-64-v4", "+avx512vnni,+avx512vbmi,+avx512vbmi2", frozenset({"avx512vnni", "avx512vbmi2"}),
          frozenset({"avx512_vnni", "avx512vbmi", "avx512_vbmi2"}),
-         ("linear_int8_sparse", "linear_bf16_sparse", "linear_f16_sparse")),
+         ("linear_int8_sparse", "linear_int8_sparse_planes", "linear_bf16_sparse", "linear_f16_sparse")),
     Twin("vnni", "x86-64-v4", "+avx512vnni", frozenset({"avx512vnni"}), frozenset({"avx512_vnni"}),
-         ("linear_int8", "linear_int4", "linear_int4a")),
+         ("linear_int8", "linear_int4", "linear_int4a", *(f"linear_{d}_planes" for d in ("int8", "int4", "int4a")))),
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["KERNELS", "addresses", "alone", "cache_directory", "executor"]
 
 #: Every kernel there is: the op table's, the loader's, and the one that draws.
-KERNELS = (*(k for op in OPS.values() for k in op.kernels), *(f"pack_{dtype}" for dtype in QUANTIZED), DRAW)
+KERNELS = (*(k for op in OPS.values() for k in op.kernels_of("cpu")), *(f"pack_{dtype}" for dtype in QUANTIZED), DRAW)
 
 _LINKED: dict[str, int] = {}
 _LOCK = Lock()

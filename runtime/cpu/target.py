@@ -44,6 +44,7 @@ __all__ = [
     "machine",
     "masked_moves",
     "native_half",
+    "tells_flushes",
     "tile_shape",
     "wide_lanes",
 ]
@@ -156,18 +157,23 @@ def expands_bytes() -> bool:
 def bf16_dot() -> bool:
     """Whether the CPU multiplies pairs of BF16 into float32 (AVX-512 BF16), by the name that LLVM 20 and later give it.
 
-    How it rounds is its own: only `precision="fast"` asks for it.
+    Elsewhere plain steps make the same bits (`pairs.py`).
     """
     return _has(BF16_DOT) and (bool(_AIMED) or shipped.chosen() is not None or _new_llvm())
+
+
+def tells_flushes() -> bool:
+    """Whether code that we compile can ask the CPU if it flushed a result to zero: on aarch64, by a new LLVM."""
+    return machine() == "aarch64" and _new_llvm()
 
 
 def _new_llvm() -> bool:
     return bool(llvm_binding().llvm_version_info[0] >= 20)
 
 
-def integer_tile_shape() -> tuple[int, int]:
-    """Panels of sixteen rows by tokens of a quantised prefill tile."""
-    return (2, 5) if _has(AVX512) else (1, 2)
+def integer_tile_shape(planes: int = 1) -> tuple[int, int]:
+    """Panels of sixteen rows by tokens of a quantised prefill tile; an input of two planes takes more registers."""
+    return (2, 5 if planes == 1 else 4) if _has(AVX512) else (1, 2)
 
 
 def tile_shape() -> tuple[int, int]:

@@ -21,12 +21,10 @@ from .emitters import (
     N,
     V,
     ir_below,
-    ir_dot_pairs,
     ir_fma,
     ir_fold,
     ir_least,
     ir_load,
-    ir_load_pairs,
     ir_prefetch,
     ir_store,
     off,
@@ -35,6 +33,7 @@ from .emitters import (
 )
 from .flow import c64, ir_loop
 from .lanes import outlined
+from .pairs import ir_dot_pairs, ir_load_pairs
 from .target import BF16_DOT
 
 LINE = 64  # bytes of a cache line
@@ -53,7 +52,16 @@ def groups_of(n: int) -> list[int]:
     return sizes
 
 
-def _multiply(b: Any, kind: str, ws: list[Any], xs: list[Any], acc: list[Any], masks: tuple[Any, Any]) -> list[Any]:
+def _multiply(
+    b: Any,
+    kind: str,
+    ws: list[Any],
+    xs: list[Any],
+    acc: list[Any],
+    masks: tuple[Any, Any],
+    *,
+    careful: bool = False,
+) -> list[Any]:
     """One step of every accumulator [token][row]: the weights at `ws` times the numbers at `xs`; masks of both."""
     acc, fast = list(acc), kind == FAST
     xv = [ir_load_pairs(b, a) if fast else ir_load(b, a, mask=masks[1]) for a in xs]
@@ -61,7 +69,7 @@ def _multiply(b: Any, kind: str, ws: list[Any], xs: list[Any], acc: list[Any], m
         wv = ir_load_pairs(b, at, masks[0]) if fast else ir_load(b, at, kind, masks[0])
         for m, x in enumerate(xv):
             i = m * len(ws) + r
-            acc[i] = ir_dot_pairs(b, acc[i], wv, x) if fast else ir_fma(b, wv, x, acc[i])
+            acc[i] = ir_dot_pairs(b, acc[i], wv, x, careful=careful) if fast else ir_fma(b, wv, x, acc[i])
     return acc
 
 
@@ -75,16 +83,17 @@ def _by(kind: str) -> tuple[str, ...]:
     return (BF16_DOT,) if kind == FAST else ()
 
 
-def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
+def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0, *, careful: bool = False) -> Any:
     """y[r] = sum_k w[r, k] x[k] for `rows` weight rows, then for those after each, `count` times; strides in bytes.
 
     (w, ldw, x, K, y, ldy, count): rows lie ldw apart, results ldy. `ahead`: prefetch this many bytes further on, or 0.
     FAST takes pairs of BF16 of both, a lane l and l + 1 of 32; x is then filled up with zeros to whole 32s.
+    `careful`: see `pairs.py`.
     """
     size = SIZES[kind]
     step, x_size = _steps(kind)
 
-    @outlined(f"dot_{kind}_{rows}_{unroll}_{ahead}", 7, by=_by(kind))
+    @outlined(f"dot_{kind}_{rows}_{unroll}_{ahead}{'_careful' if careful else ''}", 7, by=_by(kind))
     def tile(b: Any, w: Any, ldw: Any, x: Any, k_dim: Any, y: Any, ldy: Any, count: Any) -> None:
         def one(i: Any, _: list[Any]) -> list[Any]:
             first, to = b.add(w, b.mul(b.mul(k_dim, c64(size)), i)), off(b, y, i, 4)
@@ -97,7 +106,7 @@ def dot_tile(rows: int, kind: str, unroll: int = 1, ahead: int = 0) -> Any:
                     if ahead and (size * step * j) % 64 == 0:
                         for at in places:
                             ir_prefetch(b, b.add(at, c64(ahead)))
-                    acc = _multiply(b, kind, places, [off(b, x, kj, x_size)], acc, (mask, mask))
+                    acc = _multiply(b, kind, places, [off(b, x, kj, x_size)], acc, (mask, mask), careful=careful)
                 return acc
 
             acc, start = [ZERO] * rows, c64(0)

@@ -39,6 +39,13 @@ def check_backend(program: Program, family: str, backend: Literal["cpu", "cuda"]
             f"factors (longrope), which {backend} lacks; load with max_context={program.turning}, or use device='cpu'"
         )
         raise BackendError(msg)
+    planes = next((i.variant for i in program.code if i.variant in OPS[i.op].cpu_variants), None)
+    if planes is not None and backend != "cpu":
+        msg = (
+            f"device={backend!r}: precision='exact' rounds the inputs of {planes.partition('_')[0]} matrices to two "
+            f"planes, which {backend} lacks; leave precision out, or use device='cpu'"
+        )
+        raise BackendError(msg)
     for i in program.code:
         act = i.values.get("act")
         kind = ACTS[act - 1] if isinstance(act, int) and act else ""

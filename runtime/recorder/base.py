@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..bias import BiasTable
     from ..experts import ExpertTable
     from ..lora import LoraTable
+    from ..precision import Precision
     from ..program import Operand
     from ..relative import DistanceTable
     from ..spec import Distances
@@ -37,16 +38,16 @@ class Recording:
         n_logits: int,
         threads: int,
         kv_cache: str = "f32",
-        fast: bool = False,
+        precision: Precision | None = None,
         n_pages: int | None = None,
         n_positions: int | None = None,
     ) -> None:
         """`n_context`: slots of one sequence; `chunk`: most tokens a step; `n_logits`: most rows of logits.
 
-        `kv_cache`: its dtype; `n_pages`: those in its pools (default: one sequence's). `fast`: products of BF16 weights
-        may round their input to BF16. `n_positions`: of the longest text, where it is not `n_context`.
+        `kv_cache`: its dtype; `n_pages`: those in its pools (default: one sequence's). `precision`: how inputs of
+        products are rounded. `n_positions`: of the longest text, where it is not `n_context`.
         """
-        self.n_context, self.kv_cache, self.fast = padded_context(n_context), kv_cache, fast
+        self.n_context, self.kv_cache, self.precision = padded_context(n_context), kv_cache, precision
         self.n_pages = pages_of(n_context) if n_pages is None else n_pages
         self.n_positions = n_context if n_positions is None else n_positions
         self.biases: dict[tuple[object, ...], BiasTable] = {}  # what instructions add to scores
@@ -77,8 +78,9 @@ class Recording:
         if set(values) != set(row.names):
             msg = f"op {op}: operands {sorted(values)} do not fit the op table's {sorted(row.names)}"
             raise PlanError(msg)
-        if row.variants and variant not in row.variants:
-            msg = f"op {op}: no variant {variant!r}; the op table has {', '.join(row.variants)}"
+        variants = (*row.variants, *row.cpu_variants)
+        if variants and variant not in variants:
+            msg = f"op {op}: no variant {variant!r}; the op table has {', '.join(variants)}"
             raise PlanError(msg)
         i, ins = len(self.code), Instruction(op, variant, rows, values)
         for t in (*ins.tensors("o"), *ins.tensors("i")):

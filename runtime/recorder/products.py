@@ -8,7 +8,8 @@ from ...errors import PlanError
 from ..blocking import carry_floats, panel_floats, piece_of
 from ..experts import ExpertTable, order_floats, route_floats
 from ..lora import LoraTable, rank_of
-from ..ops import ACTS, FAST
+from ..ops import ACTS, PLANES
+from ..precision import product_of
 from ..quantized import GROUP, QUANTIZED
 from ..sparse import SPARSE, spread_floats
 from ..sparse_int8 import SPARSE_INT8, spread_int8_floats
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Products"]
 
-QUANTIZED_FLOATS = GROUP // FLOAT + 2  # of a group: its bytes, its scale, its sum
+#: Of a group: its bytes, its scale, its sum.
+QUANTIZED_FLOATS, PLANES_FLOATS = GROUP // FLOAT + 2, 2 * GROUP // FLOAT + 2
+#: Products whose tiles need no scratch.
+ALONE = (*QUANTIZED, *(PLANES[dtype] for dtype in QUANTIZED))
 
 
 class Products(Recording):
@@ -49,14 +53,12 @@ class Products(Recording):
         for other in (times, residual):
             if other is not None:
                 self._width("linear", other, w.shape[0], w.name)
-        dtype = FAST if self.fast and w.dtype == "bf16" else w.dtype
-        if w.quantized:
-            x = self.quantize(x)
-        elif dtype == FAST:
-            x = self.round_bf16(x)
-        y, floats = self._tensor("y", x.rows, w.shape[0]), self._linear_floats(dtype, w.shape[1], self.capacity[x.rows])
+        variant, rounds = product_of(self.precision, w)
+        x = getattr(self, rounds)(x) if rounds else x
+        y = self._tensor("y", x.rows, w.shape[0])
+        floats = self._linear_floats(variant, w.shape[1], self.capacity[x.rows])
         scratch = self._tensor("s", "", floats * self.threads, "scratch") if floats else None
-        self._emit("linear", dtype, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
+        self._emit("linear", variant, x.rows, y=y, scratch=scratch, x=x, w=w, b=b, times=times, residual=residual,
                    n=w.shape[0], k=w.shape[1], act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y
 
@@ -109,29 +111,34 @@ class Products(Recording):
         return self.adapters.setdefault(table.weights[0].name, table)
 
     @staticmethod
-    def _linear_floats(dtype: str, k: int, tokens: int) -> int:
+    def _linear_floats(variant: str, k: int, tokens: int) -> int:
         """A thread's scratch for a product with k columns."""
-        if tokens == 1 or dtype in QUANTIZED:
+        if tokens == 1 or variant in ALONE:
             return 0
-        if dtype == SPARSE_INT8:
+        if variant in (SPARSE_INT8, PLANES[SPARSE_INT8]):
             return spread_int8_floats(k)
-        spread = spread_floats(dtype, k) if dtype in SPARSE else 0
+        spread = spread_floats(variant, k) if variant in SPARSE else 0
         return spread + panel_floats(piece_of(k)) + carry_floats(k, tokens)
 
     def quantize(self, x: Tensor) -> Tensor:
         """[t, k] -> [t, 10 floats a group of 32: 32 bytes, scale, sum]; once for each tensor."""
         return self._round("quantize", x, -(-x.width // GROUP) * QUANTIZED_FLOATS)
 
+    def quantize_planes(self, x: Tensor, parts: int = 1) -> Tensor:
+        """Of each of `parts` of k columns 18 floats a group of 32: 32 high bytes, 32 low ones, scale, sum."""
+        width = parts * -(-(x.width // parts) // GROUP) * PLANES_FLOATS
+        return self._round("quantize_planes", x, width, k=x.width // parts, parts=parts)
+
     def round_bf16(self, x: Tensor) -> Tensor:
         """[t, k] -> [t, 16 floats for 32 numbers]; once for each tensor."""
         return self._round("round_bf16", x, -(-x.width // 32) * 16)
 
-    def _round(self, op: str, x: Tensor, width: int) -> Tensor:
-        if (op, x) not in self.rounded:
-            y = self._tensor("q", x.rows, width)
-            self._emit(op, "", x.rows, y=y, x=x, k=x.width)
-            self.rounded[op, x] = y
-        return self.rounded[op, x]
+    def _round(self, op: str, x: Tensor, width: int, **sizes: int) -> Tensor:
+        key = f"{op} {sizes}", x
+        if key not in self.rounded:
+            self.rounded[key] = self._tensor("q", x.rows, width)
+            self._emit(op, "", x.rows, y=self.rounded[key], x=x, **(sizes or {"k": x.width}))
+        return self.rounded[key]
 
     def route(self, x: Tensor, b: Weight | None, chosen: int, *, sigmoid: bool, normalized: bool) -> Tensor:
         """[T, experts] -> [T, 2 chosen]."""
@@ -155,12 +162,15 @@ class Products(Recording):
         apart = x.width != k
         self._width("expert_linear", x, k * (chosen if apart else 1), ws[0].name)
         table = self.experts.setdefault(tuple(w.name for w in ws), ExpertTable(ws))
-        if table.weights[0].quantized:
+        variant, rounds = product_of(self.precision, ws[0], expert=True)
+        if rounds == "quantize":
             x = self.quantize_parts(x, chosen) if apart else self.quantize(x)
+        elif rounds:
+            x = self.quantize_planes(x, chosen if apart else 1)
         y = self._tensor("y", x.rows, chosen * n)
         floats = order_floats(len(ws), chosen * self.capacity[x.rows])
         scratch = self._tensor("s", "", floats * self.threads, "scratch")
-        self._emit("expert_linear", table.dtype, x.rows, y=y, scratch=scratch, x=x, routes=routes, table=table,
+        self._emit("expert_linear", variant, x.rows, y=y, scratch=scratch, x=x, routes=routes, table=table,
                    times=times, n=n, k=k, experts=len(ws), chosen=chosen, apart=int(apart),
                    act=ACTS.index(act) + 1 if act else 0)  # fmt: skip
         return y

@@ -21,6 +21,7 @@ from .rows import Rows
 
 if TYPE_CHECKING:
     from ..arena import Tensor
+    from ..precision import Precision
     from ..program import Instruction
     from ..rope import RopeTable
     from ..spec import Config, Weights
@@ -50,7 +51,7 @@ def record(  # noqa: PLR0913 - keywords
     n_logits: int = 32,
     threads: int = 1,
     kv_cache: str = "f32",
-    fast: bool = False,
+    precision: Precision | None = None,
     n_pages: int | None = None,
     n_encoded_pages: int | None = None,
     ropes: tuple[RopeTable, ...] | None = None,
@@ -66,7 +67,7 @@ def record(  # noqa: PLR0913 - keywords
     chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
     new = partial(Recorder, n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache,
-                  fast=fast, n_pages=n_pages, n_positions=n_context)  # fmt: skip
+                  precision=precision, n_pages=n_pages, n_positions=n_context)  # fmt: skip
     ops = new()
     ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
     why_bounded = bounded(config, n_context) or ("" if paged else ONE_PIECE)
@@ -114,7 +115,7 @@ def record(  # noqa: PLR0913 - keywords
         + sum(table.nbytes for table in ops.adapters.values())
         + sum(table.nbytes for table in constants),
         kv_cache=kv_cache,
-        fast=fast,
+        precision=precision,
         ropes=tuple(ropes),
         n_pages=ops.n_pages,
         groups=tuple(ops.groups),

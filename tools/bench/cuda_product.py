@@ -42,12 +42,12 @@ class Product:
         """Upload random operands and compute once. BackendError: no room, or the result is wrong."""
         rng = np.random.default_rng(0)
         x, w = rng.standard_normal((m, k), np.float32), to_bf16(rng.standard_normal((n, k), np.float32))
-        ops = Recorder(n_context=m, chunk=m, n_logits=1, threads=1, fast=True)
+        ops = Recorder(n_context=m, chunk=m, n_logits=1, threads=1, precision="fast")
         given = ops._tensor("in", "T", k, keep=True)  # noqa: SLF001 - a program without a model
         y = ops.linear(given, Weight("w", "bf16", w.shape, w, mapped=False))
         y.keep = True
         program = Program(ops.code, ops.tensors, y, y, ops.n_context, m, 1, 1, place(ops.tensors, len(ops.code)), 0,
-                          fast=True)  # fmt: skip
+                          precision="fast")  # fmt: skip
         self.device, self._y, self._m = driver.CudaDevice(), y, m
         try:
             self._machine = Interpreter(self.device, program)

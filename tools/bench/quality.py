@@ -1,16 +1,19 @@
 """What rounding costs: perplexity, and divergence from the exact model, ours next to the peer's on the same weights.
 
-    python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--peer-python PYTHON] [--out FILE]
+    python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--precision WORD ...]
+        [--peer-python PYTHON] [--out FILE]
 
 Without a file: the demo model on stories that it has not seen. KL is the mean over all positions of
 KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats.
 Bits a weight are counted over all matrices, as each side stores them; the peer leaves those whose rows are no whole
-blocks of 32.
+blocks of 32. With `--precision` each way to round is measured with each of these words (docs/precision.md), where its
+matrices take it; `--how none` rounds no weight.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -24,6 +27,7 @@ from ...errors import InputError
 from ...loader.checkpoint import open_checkpoint
 from ...loader.header import DTYPES
 from ...model import load
+from ...runtime.precision import WORDS
 from ..demo import path as demo_path
 from ..demo.corpus import held_out
 from .compare import Worker, converted, worker_command
@@ -32,7 +36,11 @@ from .roofline import machine, versions
 from .shared import print_out, public_command
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
+
+    from ...runtime.precision import Precision
 
 __all__ = ["compare", "main"]
 
@@ -60,8 +68,10 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return z
 
 
-def _ours(path: Path, how: str | None, texts: list[list[int]]) -> tuple[float, list[NDArray[np.float64]]]:
-    with load(path, quantize=how) as model:
+def _ours(
+    path: Path, how: str | None, texts: list[list[int]], precision: Precision | None = None
+) -> tuple[float, list[NDArray[np.float64]]]:
+    with load(path, quantize=how, precision=precision) as model:
         matrices = [w for w in model.session.weights if len(w.shape) > 1]
         bits = 8 * sum(w.nbytes for w in matrices) / sum(math.prod(w.shape) for w in matrices)
         return bits, [log_softmax(model.logits(ids[:-1])) for ids in texts]
@@ -115,9 +125,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, default=256, help="tokens of the file at a time (default: 256)")
     parser.add_argument("--tokens", type=int, default=4096, help="most tokens of the file (default: 4096)")
     parser.add_argument("--how", nargs="+", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
+    parser.add_argument("--precision", nargs="+", choices=WORDS, help="words of it, each measured (default: none)")
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python and gguf: compare with its rounding")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser
+
+
+def _ways(
+    args: argparse.Namespace, texts: list[list[int]]
+) -> Iterator[tuple[str, str, float, list[NDArray[np.float64]]]]:
+    """Each of ours; a word that a matrix cannot take is left out, in words."""
+    for how, word in itertools.product(args.how, args.precision or (None,)):
+        weights = None if how == "none" else how
+        told = f"{weights or 'as stored'}{f' {word}' if word else ''}"
+        try:
+            yield "miaotui", told, *_ours(args.model, weights, texts, word)
+        except InputError as e:
+            print_out(f"left out: {told}: {e}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -133,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         "results": [],
     }
     ways: list[tuple[str, str | None, float, list[NDArray[np.float64]]]] = [("miaotui", None, stored, exact)]
-    ways += [("miaotui", how, *_ours(args.model, how, texts)) for how in args.how]
+    ways += list(_ways(args, texts))
     if args.peer_python:
         kinds = {kind: dtype for dtype, kind in KINDS.items() if dtype != "bf16"}  # f32: as stored, like bf16
         ways += [
@@ -145,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         result |= compare(exact, quality, texts)
         record["results"].append(result)
         print_out(
-            f"{engine:10s} {result['weights']:17s} {bits:5.2f} bits a weight   perplexity {result['ppl']:.4f}   "
+            f"{engine:10s} {result['weights']:23s} {bits:5.2f} bits a weight   perplexity {result['ppl']:.4f}   "
             f"KL {result['kl']:.3e}"
         )
     if args.out:

@@ -87,9 +87,9 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add `--precision`, and `--kv-cache`."""
     parser.add_argument(
         "--precision",
-        choices=["exact", "fast"],
-        default="exact",
-        help="fast: BF16 matrices take their input in BF16 where the CPU can; the bits then depend on the kind of CPU",
+        choices=["exact", "int8", "bf16", "fast"],
+        help="how products round their input: exact, int8, bf16 or fast (docs/precision.md; default: exact for floats, "
+        "int8 for integers)",
     )
     add_kv_cache(parser)
 

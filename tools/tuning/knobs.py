@@ -16,6 +16,7 @@ from ...load_options import LOAD_DEFAULTS
 from ...loader.load_plan import make_load_plan
 from ...loader.prune.options import parse_prune
 from ...loader.roles import ATTENTION, CROSS, EXPERTS, FEED_FORWARD, MATRICES, ROLES, role_of
+from ...loader.source import PREQUANTIZED
 from ...runtime.cores import available_threads
 from ...runtime.cpu.target import bf16_dot
 from ...runtime.kvcache import PAGE, pages_of
@@ -106,10 +107,9 @@ class Knobs:
         return None
 
     def _plain(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        known = ("threads", "prefill_chunk", "precision", "kv_cache")
+        known = ("threads", "prefill_chunk", "kv_cache")
         out = dict(self.fixed) | {name: chosen[name] for name in known if name in chosen}
-        if chosen.get("draft") is not None:
-            out["draft"] = chosen["draft"]
+        out |= {name: chosen[name] for name in ("draft", "precision") if chosen.get(name) is not None}
         if quantize := self._quantize(chosen):
             out["quantize"] = quantize
         if "batch" in chosen:  # the last page of a text is its own
@@ -189,7 +189,8 @@ def _levels(
             out["batch"] = BATCHES
         if "draft" in LOAD_DEFAULTS and not config.seq2seq:
             out["draft"] = (None, "ngram")
-    out["precision"] = ("exact", "fast") if "BF16" in stored and bf16_dot() else ("exact",)
+    out["precision"] = (None, *(["exact"] if PREQUANTIZED in stored else []))  # what tuning rounds takes one plane
+    out["precision"] += ("fast",) if "BF16" in stored and bf16_dot() else ()
     return out | {group: ROUNDED for group in GROUPS if roles[group]}
 
 

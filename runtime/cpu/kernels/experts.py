@@ -16,7 +16,7 @@ from ...experts import order_floats, route_floats
 from ...ops import slots
 from ...quantized import GROUP, GROUP_BYTES, PANEL
 from ..emitters import SIZES
-from ..integer import integer_tile, quantize32, quantize_tail
+from ..integer import integer_tile
 from ..lanes import (
     add,
     between,
@@ -39,15 +39,13 @@ from ..target import integer_tile_shape, tile_shape
 from ..tiles import dot_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import activated, exp
-from .quantized import X_BYTES
+from .quantized import AHEAD
 
 F = np.float32
 R_Y, R_SCRATCH, R_X, R_B, R_EXPERTS, R_CHOSEN, R_SIGMOID, R_NORMALIZED = slots("route")
 L_Y, L_SCRATCH, L_X, L_ROUTES, L_TABLE, L_TIMES, L_N, L_K, L_EXPERTS, L_CHOSEN, L_APART, L_ACT = slots("expert_linear")
 S_Y, S_X, S_ROUTES, S_SHARED, S_MIX, S_RESIDUAL, S_D, S_CHOSEN = slots("expert_sum")
-Q_Y, Q_X, Q_K, Q_PARTS = slots("quantize_parts")
 ROWS, _ = tile_shape()
-PANELS, _ = integer_tile_shape()
 STREAMS = 2
 _route_floats, _order_floats = jit(route_floats), jit(order_floats)
 
@@ -228,13 +226,15 @@ def _floats(kind: str, unroll: int, ahead: int) -> Any:
     return _walk(ROWS, ldx, alone, several)
 
 
-def _integers(kind: str, ahead: int) -> Any:
-    width = GROUP_BYTES[kind]
-    stream, one, tile = integer_tile(STREAMS, 1, kind, ahead), integer_tile(1, 1, kind), integer_tile(PANELS, 1, kind)
+def _integers(kind: str, planes: int = 1) -> Any:
+    width, (n_panels, _) = GROUP_BYTES[kind], integer_tile_shape(planes)
+    stream, one = integer_tile(STREAMS, 1, kind, AHEAD, planes), integer_tile(1, 1, kind, planes=planes)
+    tile = stream if planes > 1 and n_panels == STREAMS else integer_tile(n_panels, 1, kind, planes=planes)
+    x_bytes = GROUP * planes + 8  # of a group of the input: bytes, scale, sum
 
     @template
     def ldx(k: Any) -> Any:
-        return (k + GROUP - 1) // GROUP * X_BYTES
+        return (k + GROUP - 1) // GROUP * x_bytes
 
     @template
     def alone(p: Any, w: Any, x: Any, y: Any, n0: Any, n1: Any) -> None:
@@ -250,12 +250,12 @@ def _integers(kind: str, ahead: int) -> Any:
     def several(p: Any, base: Any, w: Any, x: Any, size: Any, pairs: Any, count: Any, n0: Any, n1: Any) -> None:
         n, groups, row = arg(p, L_N), (arg(p, L_K) + GROUP - 1) // GROUP, 4 * PANEL
         panel = groups * width
-        for a in range(n0, n1, PANEL * PANELS):
-            b, i = min(n1, a + PANEL * PANELS), a // PANEL
+        for a in range(n0, n1, PANEL * n_panels):
+            b, i = min(n1, a + PANEL * n_panels), a // PANEL
             for j in range(count):
                 pair = ld(pairs + 8 * j)
                 place, y = _input(p, x, size, pair), base + arg(p, L_Y) + 4 * pair * n
-                if b > a + PANEL * (PANELS - 1):
+                if b > a + PANEL * (n_panels - 1):
                     tile(w + i * panel, panel, place, 0, groups, y + row * i, 0, row, n - PANEL * i, 1)
                 else:
                     one(w + i * panel, 0, place, 0, groups, y + row * i, 0, row, n - PANEL * i, 1)
@@ -266,7 +266,8 @@ def _integers(kind: str, ahead: int) -> Any:
 
 _f32 = _floats("f32", unroll=4, ahead=1536)
 _bf16, _f16 = (_floats(kind, unroll=2, ahead=3072) for kind in ("bf16", "f16"))
-_int8, _int4, _int4a = (_integers(kind, ahead=3072) for kind in ("int8", "int4", "int4a"))
+_int8, _int4, _int4a = map(_integers, ("int8", "int4", "int4a"))
+_int8_planes, _int4_planes, _int4a_planes = (_integers(kind, 2) for kind in ("int8", "int4", "int4a"))
 
 
 @kernel
@@ -306,6 +307,24 @@ def expert_linear_int4a(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 
 @kernel
+def expert_linear_int8_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """With an input of two planes."""
+    _int8_planes(p, base, step, t, nt)
+
+
+@kernel
+def expert_linear_int4_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """With an input of two planes."""
+    _int4_planes(p, base, step, t, nt)
+
+
+@kernel
+def expert_linear_int4a_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """With an input of two planes."""
+    _int4a_planes(p, base, step, t, nt)
+
+
+@kernel
 def expert_sum(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """By the weights in `routes`, in the order that they stand in; then the shared expert's, then the residual."""
     rows, d, chosen = rows_of(p, step), arg(p, S_D), arg(p, S_CHOSEN)
@@ -326,18 +345,3 @@ def expert_sum(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         if residual >= 0:
             v = add(load_tail(base + residual + at, left), v)
         store_tail(base + arg(p, S_Y) + at, v, left)
-
-
-@kernel
-def quantize_parts(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Each part of a row as `quantize` does a row: all its bytes, then its scales, then its sums."""
-    parts, k = rows_of(p, step) * arg(p, Q_PARTS), arg(p, Q_K)
-    groups = (k + GROUP - 1) // GROUP
-    for item in range(share(parts * groups, 1, t, nt), share(parts * groups, 1, t + 1, nt)):
-        r, g = item // groups, item % groups
-        y, src = base + arg(p, Q_Y) + r * groups * X_BYTES, base + arg(p, Q_X) + 4 * (r * k + GROUP * g)
-        scale = y + groups * GROUP + 4 * g
-        if k - GROUP * g >= GROUP:
-            quantize32(src, y + GROUP * g, scale, scale + 4 * groups)
-        else:
-            quantize_tail(src, k - GROUP * g, y + GROUP * g, scale, scale + 4 * groups)

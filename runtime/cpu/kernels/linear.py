@@ -5,6 +5,9 @@ stream costs a restart of the prefetcher. The hardware's prefetcher also stops a
 file has no larger ones: so the loop asks for the line `ahead` bytes further on. A few tokens take tiles of rows where
 they lie; for many, rows are packed into the first cache and tokens in the second pass by (`runtime/blocking.py`).
 Nothing of this changes a bit.
+
+Products of BF16 pairs (FAST) have a rule of their own (`pairs.py`). The thread's mode is set where sums begin and set
+back before anything else is computed.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from ..target import tile_shape
 from ..tiles import dot_tile, pack_tile, product_tile
 from .base import arg, jit, kernel, rows_of, share, template
 from .elementwise import activated
+from .flushing import modes
 
 Y, SCRATCH, X, W, B, TIMES, RESIDUAL, DN, DK, ACT = slots("linear")
 R_Y, R_X, R_K = slots("round_bf16")
@@ -91,6 +95,7 @@ def walk(kind: str, others: Any, streams: Any, panel: Any, spread_floats: Any, c
     x_size, size = 2 if fast else 4, SIZES[kind]
     direct, packed = (product_tile(ROWS, TOKENS, kind, packed=p) for p in (False, True))
     pack = pack_tile(ROWS, kind)
+    begin, end, again = modes(fast=fast)
 
     @template
     def few(p: Any, base: Any, m_all: Any, scratch: Any, n0: Any, n1: Any) -> None:
@@ -99,14 +104,17 @@ def walk(kind: str, others: Any, streams: Any, panel: Any, spread_floats: Any, c
         chunk = columns(k)
         for c0 in range(n0, n1, chunk):
             c1 = min(n1, c0 + chunk)
-            w, ldw, soon, end = panel(p, scratch, c0, c1)
+            w, ldw, soon, last = panel(p, scratch, c0, c1)
             calls = (c1 - c0 + ROWS - 1) // ROWS * ((m_all + TOKENS - 1) // TOKENS)
-            much = ((end - soon) // calls + 63) // 64 * 64  # rows side by side are no stream that hardware follows
+            much = ((last - soon) // calls + 63) // 64 * 64  # rows side by side are no stream that hardware follows
+            mode = begin()
             for n in range(c0, c1, ROWS):
                 for m in range(0, m_all, TOKENS):
                     direct(w + (n - c0) * ldw, ldw, c1 - n, x + m * ldx, ldx, m_all - m, k, y + m * ldy + 4 * n, ldy,
                            0, 3, soon, much)  # fmt: skip
                     soon += much
+            if end(mode) != 0:
+                again(p, base, 0, m_all, c0, c1)
             epilogue(p, base, (0, m_all), (c0, c1))
 
     @template
@@ -120,11 +128,12 @@ def walk(kind: str, others: Any, streams: Any, panel: Any, spread_floats: Any, c
         chunk = columns(k)
         for c0 in range(n0, n1, chunk):
             c1 = min(n1, c0 + chunk)
-            w, ldw, soon, end = panel(p, scratch, c0, c1)
+            w, ldw, soon, last = panel(p, scratch, c0, c1)
             calls = (c1 - c0 + ROWS - 1) // ROWS * tiles * ((k + piece - 1) // piece)
-            much = ((end - soon) // calls + 63) // 64 * 64
+            much = ((last - soon) // calls + 63) // 64 * 64
             for i in range(blocks):
                 m0, m1 = tiles * i // blocks * TOKENS, min(m_all, tiles * (i + 1) // blocks * TOKENS)
+                mode = begin()
                 for k0 in range(0, k, piece):
                     part, width = (1 if k0 == 0 else 0) + (2 if k0 + piece >= k else 0), min(piece, k - k0)
                     at = carry
@@ -135,6 +144,8 @@ def walk(kind: str, others: Any, streams: Any, panel: Any, spread_floats: Any, c
                                    y + m * ldy + 4 * n, ldy, at, part, soon, much)  # fmt: skip
                             at += 64 * ROWS * TOKENS
                             soon += much
+                if end(mode) != 0:
+                    again(p, base, m0, m1, c0, c1)
                 epilogue(p, base, (m0, m1), (c0, c1))
 
     @template
@@ -150,8 +161,11 @@ def walk(kind: str, others: Any, streams: Any, panel: Any, spread_floats: Any, c
                 many(p, base, m_all, scratch, n0, n1)
         elif m_all == 1:  # none: a piece of the prompt that is not its last
             x, y, h = base + arg(p, X), base + arg(p, Y), (n1 - n0) // STREAMS
+            mode = begin()
             streams(w, n_all, n0, h, x, k, y)
             others(w, n_all, n0 + STREAMS * h, n1, x, k, y)
+            if end(mode) != 0:
+                again(p, base, 0, m_all, n0, n1)
             epilogue(p, base, (0, m_all), (n0, n1))
 
     return body
@@ -208,7 +222,7 @@ def linear_f16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 
 @kernel
 def linear_bf16_dot(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """BF16 weights and a BF16 input, in the CPU's own order."""
+    """BF16 weights and a BF16 input, by pairs (`pairs.py`)."""
     _linear_fast(p, base, step, t, nt)
 
 

@@ -1,4 +1,4 @@
-"""Quantised matrices: their input's quantising, products, and rows of an embedding.
+"""Quantised matrices: products, and rows of an embedding.
 
 A thread owns whole panels. Decode walks two streams of panels, half of the thread's share apart; prefill keeps the
 weights of a few panels in the first cache while all tokens pass by. Nothing of this changes a bit (`integer.py`).
@@ -16,13 +16,9 @@ from ...quantized import GROUP, GROUP_BYTES, HEAD_BYTES, PANEL, QUANTIZED, SCALE
 from ...sparse_int8 import SPARSE_INT8, SPREAD_PANELS
 from ...step import T_ID
 from ..integer import (
-    TOGETHER,
     integer_tile,
     ld_byte,
     ld_half,
-    quantize32,
-    quantize_groups,
-    quantize_tail,
     spread_panel,
 )
 from ..lanes import ld, stf
@@ -31,56 +27,37 @@ from .base import arg, kernel, rows_of, share, template, token_word
 from .linear import epilogue
 
 F = np.float32
-Q_Y, Q_X, Q_K = slots("quantize")
 L_Y, L_SCRATCH, L_X, L_W, _, _, _, L_N, L_K, _ = slots("linear")
 E_Y, E_W, E_D = slots("embed")
-PANELS, TOKENS = integer_tile_shape()
 STREAMS = 2
+AHEAD = 3072
 CHUNK = COLUMNS_WHOLE // PANEL  # panels whose results are finished together
 DENSE_BYTES = GROUP_BYTES["int8"]
-X_BYTES = GROUP + 8  # of a group of the quantised input: bytes, scale, sum
 
 
-@kernel
-def quantize(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Each 32 floats of a row to bytes, scale and sum; a row holds all its bytes, then its scales, then its sums."""
-    rows, k, x, y = rows_of(p, step), arg(p, Q_K), base + arg(p, Q_X), base + arg(p, Q_Y)
-    groups = (k + GROUP - 1) // GROUP
-    whole, items = k // GROUP, rows * groups
-    i, end = share(items, 1, t, nt), share(items, 1, t + 1, nt)
-    while i < end:  # a row, or what of it is this thread's
-        r = i // groups
-        g0 = i - r * groups
-        g1 = min(groups, g0 + end - i)
-        data, scale, src = y + r * groups * X_BYTES, y + r * groups * X_BYTES + groups * GROUP, x + 4 * r * k
-        several = g0 + (min(g1, whole) - g0) // TOGETHER * TOGETHER if g0 < whole else g0
-        for g in range(g0, several, TOGETHER):
-            quantize_groups(src + 4 * GROUP * g, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
-        for g in range(several, min(g1, whole)):
-            quantize32(src + 4 * GROUP * g, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
-        for g in range(max(g0, whole), g1):
-            left = k - GROUP * g
-            quantize_tail(src + 4 * GROUP * g, left, data + GROUP * g, scale + 4 * g, scale + 4 * (groups + g))
-        i += g1 - g0
-
-
-def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
+def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any, planes: int) -> Any:
     """The body of a product with panels of `kind`, which are of kind `dense` once `spread` gave them for many tokens.
 
     `place(w, i, groups)` is where panel i lies; `spread(p, base, t, i, count)` gives where panels i, i + 1, ... lie for
-    many tokens, and how far apart.
+    many tokens, and how far apart. `planes`: of the input.
     """
-    # the one that takes most of a prompt has more addresses than registers: LLVM finds better ones in the kernel itself
-    full, one_token = integer_tile(PANELS, TOKENS, dense, pasted=True), integer_tile(PANELS, 1, dense)
-    one_panel, single = integer_tile(1, TOKENS, dense), integer_tile(1, 1, dense)
-    stream, one = integer_tile(STREAMS, 1, kind, ahead), integer_tile(1, 1, kind)
+    n_panels, n_tokens = integer_tile_shape(planes)
+    # Two planes are rare: what is left of panels and tokens takes such tiles of theirs as there are.
+    n_last = n_tokens if planes == 1 or n_panels == 1 else 1
+    # What takes most of a prompt has more addresses than registers: LLVM finds better ones in the kernel itself.
+    full = integer_tile(n_panels, n_tokens, dense, planes=planes, pasted=planes == 1)
+    one_panel = integer_tile(1, n_last, dense, planes=planes)
+    one_token = integer_tile(n_panels, 1, dense, AHEAD if planes > 1 and n_panels == STREAMS else 0, planes)
+    single, one = (integer_tile(1, 1, k, planes=planes) for k in (dense, kind))
+    stream = integer_tile(STREAMS, 1, kind, ahead, planes)
+    x_bytes = GROUP * planes + 8  # of a group of the input: bytes, scale, sum
 
     @template
     def body(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
         m_all, n, w = rows_of(p, step), arg(p, L_N), arg(p, L_W)
         x, y, ldy = base + arg(p, L_X), base + arg(p, L_Y), 4 * n
         groups = (arg(p, L_K) + GROUP - 1) // GROUP
-        ldx, row = groups * X_BYTES, 4 * PANEL
+        ldx, row = groups * x_bytes, 4 * PANEL
         panels = (n + PANEL - 1) // PANEL
         p0, p1 = share(panels, 1, t, nt), share(panels, 1, t + 1, nt)
         if m_all == 1:
@@ -94,24 +71,25 @@ def _walk(kind: str, dense: str, ahead: int, place: Any, spread: Any) -> Any:
             epilogue(p, base, (0, m_all), (PANEL * p0, min(n, PANEL * p1)))
         if m_all < 2:  # none: a piece of the prompt that is not its last
             return
-        tiles, tokens, finished = p0 + (p1 - p0) // PANELS * PANELS, m_all // TOKENS * TOKENS, p0
-        for i in range(p0, tiles, PANELS):
-            (at, panel), out, left = spread(p, base, t, i, PANELS), y + row * i, n - PANEL * i
-            full(at, panel, x, ldx, groups, out, ldy, row, left, m_all // TOKENS)
+        tiles, tokens, finished = p0 + (p1 - p0) // n_panels * n_panels, m_all // n_tokens * n_tokens, p0
+        for i in range(p0, tiles, n_panels):
+            (at, panel), out, left = spread(p, base, t, i, n_panels), y + row * i, n - PANEL * i
+            full(at, panel, x, ldx, groups, out, ldy, row, left, m_all // n_tokens)
             one_token(at, panel, x + tokens * ldx, ldx, groups, out + tokens * ldy, ldy, row, left, m_all - tokens)
-            if i + PANELS == tiles or i + PANELS >= finished + CHUNK:
-                epilogue(p, base, (0, m_all), (PANEL * finished, min(n, PANEL * (i + PANELS))))
-                finished = i + PANELS
+            if i + n_panels == tiles or i + n_panels >= finished + CHUNK:
+                epilogue(p, base, (0, m_all), (PANEL * finished, min(n, PANEL * (i + n_panels))))
+                finished = i + n_panels
+        last = m_all // n_last * n_last
         for i in range(tiles, p1):
             (at, panel), out, left = spread(p, base, t, i, 1), y + row * i, n - PANEL * i
-            one_panel(at, panel, x, ldx, groups, out, ldy, row, left, m_all // TOKENS)
-            single(at, panel, x + tokens * ldx, ldx, groups, out + tokens * ldy, ldy, row, left, m_all - tokens)
+            one_panel(at, panel, x, ldx, groups, out, ldy, row, left, m_all // n_last)
+            single(at, panel, x + last * ldx, ldx, groups, out + last * ldy, ldy, row, left, m_all - last)
             epilogue(p, base, (0, m_all), (PANEL * i, min(n, PANEL * (i + 1))))
 
     return body
 
 
-def _linear(kind: str, ahead: int) -> Any:
+def _linear(kind: str, planes: int = 1) -> Any:
     size = GROUP_BYTES[kind]
 
     @template
@@ -123,7 +101,7 @@ def _linear(kind: str, ahead: int) -> Any:
         panel = (arg(p, L_K) + GROUP - 1) // GROUP * size
         return arg(p, L_W) + i * panel, panel
 
-    return _walk(kind, kind, ahead, place, spread)
+    return _walk(kind, kind, AHEAD, place, spread, planes)
 
 
 @template
@@ -167,8 +145,11 @@ def _embed(kind: str) -> Any:
     return body
 
 
-_linear_int8, _linear_int4, _linear_int4a = (_linear(kind, ahead=3072) for kind in ("int8", "int4", "int4a"))
-_linear_int8_sparse = _walk(SPARSE_INT8, "int8", 2048, _sparse_place, _sparse_spread)
+_linear_int8, _linear_int4, _linear_int4a = map(_linear, ("int8", "int4", "int4a"))
+_linear_int8_planes, _linear_int4_planes, _linear_int4a_planes = (_linear(d, 2) for d in ("int8", "int4", "int4a"))
+_linear_int8_sparse, _linear_int8_sparse_planes = (
+    _walk(SPARSE_INT8, "int8", 2048, _sparse_place, _sparse_spread, planes) for planes in (1, 2)
+)
 _embed_int8, _embed_int4, _embed_int4a = _embed("int8"), _embed("int4"), _embed("int4a")
 
 
@@ -194,6 +175,30 @@ def linear_int4a(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 def linear_int8_sparse(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """int8 weights, those that are kept: 5.5 bits a weight where half are."""
     _linear_int8_sparse(p, base, step, t, nt)
+
+
+@kernel
+def linear_int8_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """With an input of two planes."""
+    _linear_int8_planes(p, base, step, t, nt)
+
+
+@kernel
+def linear_int4_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """With an input of two planes."""
+    _linear_int4_planes(p, base, step, t, nt)
+
+
+@kernel
+def linear_int4a_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """With an input of two planes."""
+    _linear_int4a_planes(p, base, step, t, nt)
+
+
+@kernel
+def linear_int8_sparse_planes(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """With an input of two planes."""
+    _linear_int8_sparse_planes(p, base, step, t, nt)
 
 
 @kernel
