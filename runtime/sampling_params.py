@@ -173,8 +173,11 @@ _GIVEN = {name: name for name in ORDER[:-2]} | {
 
 def _order(value: object) -> tuple[str, ...]:
     """Stages, each once, mirostat the last. Errors: `InputError`."""
-    names = tuple(value) if is_iterable(value) and not isinstance(value, str | bytes) else (None,)
     known = ", ".join(ORDER)
+    if not is_iterable(value) or isinstance(value, str | bytes):
+        what = "sampler_order"
+        raise refusal(what, value, f"a list of some of {known}")
+    names = tuple(value)
     for name in names:
         if not isinstance(name, str) or name not in ORDER:
             msg = f"sampler_order={shown(value)}: {shown(name)} is no stage; expected a list of some of {known}"

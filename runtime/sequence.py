@@ -162,7 +162,8 @@ class Text:
     def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
         given = parameters.get("dry_sequence_breakers")
-        if not real(parameters.get("dry_multiplier")) or (codec := self.codec() if self.has_codec() else None) is None:
+        wanted = given is not None or real(parameters.get("dry_multiplier"))
+        if not wanted or (codec := self.codec() if self.has_codec() else None) is None:
             return parameters
         texts = DRY_BREAKERS if given is None else [given] if isinstance(given, str) else given
         if not is_iterable(texts):
