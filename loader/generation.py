@@ -109,10 +109,20 @@ def _listed(value: Any) -> Any:  # noqa: ANN401 - as it stands in a file
 
 
 def _watermark(value: object) -> bool:
-    """As `watermark_from` takes it. SynthID's has other fields, and is not ours."""
-    return isinstance(value, dict) and all(
-        name in _OF_WATERMARK and _OF_WATERMARK[name](v) for name, v in value.items()
-    )
+    """As `watermark_from` takes it: green lists, or SynthID's."""
+    if not isinstance(value, dict):
+        return False
+    synthid = "ngram_len" in value and "keys" in value
+    fields = _OF_SYNTHID if synthid else _OF_WATERMARK
+    return all(name in fields and fields[name](v) for name, v in value.items())
+
+
+def _within(least: int, most: int) -> Callable[[object], bool]:
+    return lambda v: type(v) is int and least <= v <= most
+
+
+def _keys(value: object) -> bool:
+    return isinstance(value, list) and 1 <= len(value) <= MOST_KEYS and all(map(_within(-(2**63), 2**63 - 1), value))
 
 
 _RUN = re.compile(r"\(?\s*\d{1,10}(\s*,\s*\d{1,10})*\s*,?\s*\)?")
@@ -124,6 +134,13 @@ _OF_WATERMARK: dict[str, Callable[[object], bool]] = {
     "hashing_key": lambda v: type(v) is int and 0 <= v < 2**63,
     "seeding_scheme": lambda v: v in ("lefthash", "selfhash"),
     "context_width": lambda v: type(v) is int and 1 <= v < 2**31,
+}  # fmt: skip
+#: Layers that a file may ask for.
+MOST_KEYS = 256
+_OF_SYNTHID: dict[str, Callable[[object], bool]] = {
+    "ngram_len": _within(1, 1024), "keys": _keys, "context_history_size": _within(0, 2**63 - 1),
+    "sampling_table_seed": _within(0, 2**63 - 1), "sampling_table_size": _within(1, 2**24),
+    "skip_first_ngram_calls": _flag, "debug_mode": _flag,
 }  # fmt: skip
 _PENALTY = _number(1e-30, 1e30)
 #: Keys that answers follow -> whether a value is one that can be.

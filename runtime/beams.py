@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .beam_params import Beams
+    from .marking import Watermark
     from .pages import Table
     from .rules import Rules
     from .session import Session
-    from .watermark import Watermark
 
     Floats = NDArray[np.float32]
 
@@ -382,10 +382,9 @@ class _Run:
         if changes is not None:
             changes.apply(row, lists, 2)
         if self._wanted.watermark is not None:
-            from .watermark import Marking  # noqa: PLC0415 - few need it
-
-            marking = Marking(self._wanted.watermark)
-            marking.observe(text)
+            marking = self._wanted.watermark.begin()
+            marking.observe(self._prompt, answer=False)
+            marking.observe(ids, answer=True)
             marking.mark(row)
         return log_probs(row).astype(np.float32) if self.state.how.renormalized else row
 

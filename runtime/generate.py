@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from .engine.speculative import Speculation
     from .filters.filters import Filtered, Filtering, Filters
     from .guidance import Guidance
+    from .marking import Watermark
     from .processors import Processor
-    from .watermark import Watermark
 
 
 __all__ = [
@@ -405,7 +405,7 @@ def _last_of(
     made["repairs"] = switch("remove_invalid_values", given.pop("remove_invalid_values", False))
     if not (mark is None or mark is False or (isinstance(mark, list) and not mark)):
         size, kept = whole or (n_vocab or 0, None)
-        from .watermark import watermark_from  # noqa: PLC0415 - few need it
+        from .marking import watermark_from  # noqa: PLC0415 - few need it
 
         made["watermark"] = watermark_from(mark, size, kept)
     return made
@@ -709,10 +709,8 @@ def _sampler(text: TextLike, params: GenerateParams, number: int, limit: int) ->
         sampler.observe(text.ids, answer=False)
     sampler.repairs, sampler.guided = params.repairs, params.guidance != 1
     if params.watermark is not None:
-        from .watermark import Marking  # noqa: PLC0415 - few need it
-
-        sampler.marking = Marking(params.watermark)
-        sampler.marking.observe(text.ids)
+        sampler.marking = params.watermark.begin()
+        sampler.marking.observe(text.ids, answer=False)
     return sampler
 
 

@@ -154,7 +154,8 @@ class GenerateKwargs(ConstraintKwargs, total=False):
     watermarking_config: Mapping[str, object] | Literal[False] | None
     """Mark the answer: ids that the ones before choose become likelier; transformers' `WatermarkingConfig` as a dict:
     {"bias": 2.0, "greenlist_ratio": 0.25, "hashing_key": 15485863, "seeding_scheme": "lefthash", "context_width": 1},
-    or some of it; {} is all of these. False is off."""
+    or some of it; {} is all of these. Or SynthID's watermark, `SynthIDTextWatermarkingConfig` as a dict:
+    {"ngram_len": 5, "keys": [654, 400, 836]}, and what differs of its other fields. False is off."""
     remove_invalid_values: bool | None
     """Draw from logits that are NaN or infinite, as if they were 0, or the largest or least finite ones."""
     renormalize_logits: bool | None

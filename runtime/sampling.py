@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .marking import Marking
     from .penalties import Changes, Lists
     from .processors import Processor
-    from .watermark import Marking
 
 __all__ = [
     "LN2_HIGH",
@@ -223,7 +223,7 @@ class Sampler:
         if self.changes is not None:
             self.changes.observe(ids, answer=answer)
         if self.marking is not None:
-            self.marking.observe(ids)
+            self.marking.observe(ids, answer=answer)
         if self.params.repetition_penalty == 1:
             return
         for i in ids:

@@ -7,34 +7,33 @@ Schemes, and their names, are transformers' `WatermarkLogitsProcessor`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..dataclass import dataclass
-from ..errors import InputError, shown
+from .marking import GREEN, NAME
+from .mersenne import words
 from .sampling_params import integer, real, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Ids = NDArray[np.int64]
 
-__all__ = ["Marking", "Watermark", "permuted", "watermark_from"]
+__all__ = ["GreenLists", "Greened", "green_from", "permuted"]
 
-_NAME = "watermarking_config"
 SCHEMES = ("lefthash", "selfhash")
 #: Entries of the table that "selfhash" looks ids up in, and how many of the likeliest ids it asks.
 _TABLE, _TRIED = 1_000_003, 40
-_U32, _WHOLE, _LARGEST, _LARGEST_F32 = 2**32 - 1, 2**64 - 1, 2**63, float(np.finfo(np.float32).max)
+_LARGEST, _LARGEST_F32 = 2**63, float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
-class Watermark:
+class GreenLists:
     """How a text is marked. `n_vocab`: entries of the vocabulary that is shuffled; `kept`: a cut one's ids in it."""
 
     n_vocab: int
@@ -44,6 +43,10 @@ class Watermark:
     scheme: str = "lefthash"
     width: int = 1  # ids that seed the shuffle
     kept: tuple[int, ...] | None = None
+
+    def begin(self) -> Greened:
+        """On a text of which nothing is seen yet."""
+        return Greened(self)
 
     @property
     def n_green(self) -> int:
@@ -86,20 +89,20 @@ class Watermark:
         return _comes(_swaps(int(seeds.min()), self.n_vocab, self.n_green), token)
 
 
-class Marking:
-    """A watermark on one text, whose ids it is told."""
+class Greened:
+    """Green lists on one text, whose ids it is told: the answer's, and those before it."""
 
-    def __init__(self, how: Watermark) -> None:
+    def __init__(self, how: GreenLists) -> None:
         """Nothing is seen yet."""
         self._how, self._before = how, list[int]()
 
-    def observe(self, ids: Iterable[int]) -> None:
+    def observe(self, ids: Iterable[int], *, answer: bool = True) -> None:  # noqa: ARG002 - as any marking's
         """Add ids of the text."""
         self._before = [*self._before, *ids][-self._how.width :]
 
-    def copy(self) -> Marking:
+    def copy(self) -> Greened:
         """Another that goes on from here by itself."""
-        twin = Marking(self._how)
+        twin = Greened(self._how)
         twin.observe(self._before)
         return twin
 
@@ -110,9 +113,8 @@ class Marking:
 
 def _swaps(seed: int, n: int, k: int) -> Ids:
     """With which place each of the first k of n changes places, one after the other."""
-    numbers = np.random.RandomState(seed % _WHOLE & _U32).randint(0, 2**32, k, np.uint32)
     at = np.arange(k)
-    return at + numbers.astype(np.int64) % (n - at)
+    return at + words(seed, k).astype(np.int64) % (n - at)
 
 
 def permuted(seed: int, n: int, k: int) -> Ids:
@@ -155,24 +157,15 @@ def _hashes(key: int) -> Ids:
     return permuted(key, _TABLE, _TABLE)
 
 
-#: Field of `WatermarkingConfig` -> field of `Watermark`.
-_FIELDS = {
-    "greenlist_ratio": "ratio", "bias": "bias", "hashing_key": "key", "seeding_scheme": "scheme",
-    "context_width": "width",
-}  # fmt: skip
+#: Field of `WatermarkingConfig` -> field of `GreenLists`.
+_FIELDS = dict(zip(GREEN, ("ratio", "bias", "key", "scheme", "width"), strict=True))
 
 
-def watermark_from(value: object, n_vocab: int, kept: Sequence[int] | None = None) -> Watermark:
-    """From transformers' `WatermarkingConfig` as a dict. `kept`: ids of a cut vocabulary. Errors: `InputError`."""
-    if not isinstance(value, Mapping):
-        raise refusal(_NAME, value, "a dict such as {'bias': 2.0, 'greenlist_ratio': 0.25}, or None")
-    unknown = [name for name in value if name not in _FIELDS]
-    if unknown:
-        msg = f"{_NAME}: unknown field {shown(unknown[0])}; known are {', '.join(_FIELDS)}"
-        raise InputError(msg)
+def green_from(value: Mapping[str, object], n_vocab: int, kept: tuple[int, ...] | None = None) -> GreenLists:
+    """From `WatermarkingConfig` as a dict with no other fields. Errors: `InputError`."""
     fields: dict[str, Any] = {}
     for name, given in value.items():
-        where = f"{_NAME}[{name!r}]"
+        where = f"{NAME}[{name!r}]"
         if name == "seeding_scheme":
             if given not in SCHEMES:
                 raise refusal(where, given, "'lefthash' or 'selfhash'")
@@ -187,4 +180,4 @@ def watermark_from(value: object, n_vocab: int, kept: Sequence[int] | None = Non
             if share is None or (name == "greenlist_ratio" and not 0 < share < 1) or abs(share) > _LARGEST_F32:
                 raise refusal(where, given, "a number between 0 and 1" if name == "greenlist_ratio" else "a number")
             fields[_FIELDS[name]] = share
-    return Watermark(n_vocab, kept=None if kept is None else tuple(kept), **fields)
+    return GreenLists(n_vocab, kept=kept, **fields)

@@ -224,6 +224,8 @@ def test_generate_guides_marks_and_repairs(miao):
             (("--watermarking-config", '{"bias": 6, "greenlist_ratio": 0.5}'),
              {"watermarking_config": {"bias": 6, "greenlist_ratio": 0.5}}),
             (("--watermarking-config", "{}"), {"watermarking_config": {}}),
+            (("--watermarking-config", '{"ngram_len": 3, "keys": [5, 7]}'),
+             {"watermarking_config": {"ngram_len": 3, "keys": [5, 7]}}),
             (("--watermarking-config", "false", "--remove-invalid-values"), {}),
             (("--num-beams", "2", "--renormalize-logits"), {"num_beams": 2, "renormalize_logits": True}),
         ):  # fmt: skip
@@ -236,6 +238,10 @@ def test_generate_guides_marks_and_repairs(miao):
     [
         (("--guidance-scale", "nan"), "--guidance-scale nan: expected a number from -10000 to 10000"),
         (("--watermarking-config", '{"bais": 1}'), "--watermarking-config: unknown field 'bais'; known are"),
+        (
+            ("--watermarking-config", '{"keys": [1]}'),
+            "--watermarking-config: SynthID's watermark needs 'ngram_len' too",
+        ),
         (("--watermarking-config", "[1]"), "expected a JSON object such as"),
         (("--watermarking-config", "["), "expected a JSON object such as"),
         (("--watermarking-config", "true"), "expected a JSON object such as"),

@@ -137,6 +137,7 @@ FORCED: dict[str, Any] = {
     "encoder_repetition_penalty": 1.4,
 }
 MARK = {"bias": 3.0, "greenlist_ratio": 0.5}
+SYNTHID = {"ngram_len": 3, "keys": [5, 7, 11], "context_history_size": 8}
 #: These read a second text, for which there may be no room.
 GUIDED: list[dict[str, Any]] = [
     {"guidance_scale": 1.7, **DRAWN},
@@ -155,6 +156,7 @@ HOWS: list[dict[str, Any]] = [
     *STAGED,
     FORCED,
     {"watermarking_config": MARK, **DRAWN},
+    {"watermarking_config": SYNTHID, **DRAWN},
     *GUIDED,
     {"n": 2, **DRAWN},
     {"num_beams": 2, "num_return_sequences": 2},

@@ -37,7 +37,7 @@ def told(directory, said, config=None):
 
 
 SAID = [
-    {"watermarking_config": {"ngram_len": 5, "keys": [1, 2]}},
+    {"watermarking_config": {"ngram_len": 5, "keys": [1, 2.5]}},
     {"num_beams": 1000},
     {"num_beam_groups": 2, "diversity_penalty": 0.5},
     {"penalty_alpha": 0.6},
@@ -79,6 +79,8 @@ def test_values_of_the_wrong_kind_are_named(checkpoint):
         ("forced_eos_token_id", "x"), ("suppress_tokens", -1), ("encoder_repetition_penalty", 0),
         ("forced_bos_token_id", [3]), ("guidance_scale", "x"), ("num_beams", 2.0),
         ("watermarking_config", {"bias": "x"}),
+        ("watermarking_config", {"ngram_len": 5}), ("watermarking_config", {"ngram_len": 5, "keys": [2**63]}),
+        ("watermarking_config", {"ngram_len": 5, "keys": [1], "bias": 2.0}),
         ("watermarking_config", {"greenlist_ratio": 1}), ("remove_invalid_values", 1), ("sequence_bias", {"x": 1.0}),
         ("repetition_penalty", 10**400), ("encoder_repetition_penalty", -(10**400)), ("no_repeat_ngram_size", 10**400),
     ):  # fmt: skip
@@ -101,6 +103,7 @@ PROCESSORS = [
     ),
     ("sequence_bias", {f"({i},)": 9.0 for i in range(40, 80)}, {"logit_bias": dict.fromkeys(range(40, 80), 9)}),
     ("watermarking_config", {"bias": 9.0, "greenlist_ratio": 0.1}, {}),
+    ("watermarking_config", {"ngram_len": 2, "keys": [5, 2**60, 99, 7, 4, 8], "sampling_table_size": 512}, {}),
     ("forced_eos_token_id", 9, {}),
     ("forced_decoder_ids", [[3, 7], [5, 8]], {}),
     ("exponential_decay_length_penalty", [2, 3.0], {}),

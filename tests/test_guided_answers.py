@@ -20,7 +20,7 @@ from miaotui.errors import InputError
 from miaotui.runtime.engine.wants import Guided
 from miaotui.runtime.guidance import guided, log_probs
 from miaotui.runtime.kvcache import PAGE
-from miaotui.runtime.watermark import Marking, Watermark, permuted, watermark_from
+from miaotui.runtime.watermark import Greened, GreenLists, green_from, permuted
 from pruning import seven
 from safetensors.numpy import load_file, save_file
 
@@ -316,7 +316,7 @@ def test_the_shuffle_is_pytorchs() -> None:
 @pytest.mark.parametrize("how", [{}, {"seeding_scheme": "selfhash", "bias": 4.0}, {"context_width": 3}])
 def test_green_ids_come_more_often(model: miaotui.Model, how: dict[str, Any]) -> None:
     """What transformers' detector counts: ids that are green after those before them, here a quarter by chance."""
-    n_vocab, mark = model.config.n_vocab, watermark_from(how, model.config.n_vocab)
+    n_vocab, mark = model.config.n_vocab, green_from(how, model.config.n_vocab)
     share = []
     for more in ({}, {"watermarking_config": {**how, "bias": 8.0}}):
         ids = model.generate([3], max_new_tokens=40, ignore_eos=True, temperature=20.0, seed=1, **more).ids  # type: ignore[arg-type]
@@ -331,15 +331,15 @@ def test_green_ids_come_more_often(model: miaotui.Model, how: dict[str, Any]) ->
 
 def test_a_watermark_of_a_cut_vocabulary_has_the_whole_ones_green_ids() -> None:
     kept = tuple(range(0, 90, 3))
-    whole, cut = Watermark(90, width=2), Watermark(90, width=2, kept=kept)
     zeros = np.zeros(90, np.float32)
     for scheme in ("lefthash", "selfhash"):
-        whole, cut = Watermark(90, scheme=scheme), Watermark(90, scheme=scheme, kept=kept)
+        whole, cut = GreenLists(90, scheme=scheme), GreenLists(90, scheme=scheme, kept=kept)
         green = set(whole.green([kept[7]], zeros).tolist())
         ours = {kept[row] for row in cut.green([7], zeros[: len(kept)]).tolist()}
         assert ours == (green & set(kept) if scheme == "lefthash" else ours)
         assert ours
-    marking = Marking(Watermark(90, width=3))
+    marking = GreenLists(90, width=3).begin()
+    assert isinstance(marking, Greened)
     row = zeros.copy()
     marking.observe([4, 5])
     marking.mark(row)
@@ -452,6 +452,8 @@ def test_greedy_and_beams_are_those_of_transformers(tmp_path: Path) -> None:
         how = {"watermarking_config": mark}
         cases += [how, how | {"num_beams": 3}, how | {"num_beams": 3, "renormalize_logits": True}]
         cases += [how | {"repetition_penalty": 1.4, "bad_words_ids": [[5]]}]
+    synthid: dict[str, Any] = {"watermarking_config": {"ngram_len": 3, "keys": [654, 400, 836, 123, 340]}}
+    cases += [synthid, synthid | {"repetition_penalty": 1.4, "bad_words_ids": [[5]]}]
     cases += [{"num_beams": 3, "renormalize_logits": True, "bad_words_ids": [[5], [21]], "repetition_penalty": 1.5}]
     cases += [{"num_beams": 4, "remove_invalid_values": True, "suppress_tokens": [36]}]
     with miaotui.load(tmp_path, cache_tokens=2048) as ours:
@@ -459,7 +461,8 @@ def test_greedy_and_beams_are_those_of_transformers(tmp_path: Path) -> None:
             for prompt in ([5, 7, 30, 2, 11], [44])[: 1 + ("guidance_scale" in how)]:
                 asked = {k: v for k, v in how.items() if k != "watermarking_config"}
                 if (mark := how.get("watermarking_config")) is not None:
-                    asked["watermarking_config"] = transformers.WatermarkingConfig(**mark)
+                    kind = "SynthIDTextWatermarkingConfig" if "keys" in mark else "WatermarkingConfig"
+                    asked["watermarking_config"] = getattr(transformers, kind)(**mark)
                 with torch.no_grad():
                     wanted = theirs.generate(
                         torch.tensor([prompt]), do_sample=False, max_new_tokens=8, use_cache=False, **asked

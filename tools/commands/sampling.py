@@ -129,7 +129,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         type=_watermark,
         metavar="JSON",
         help="mark the answer: transformers' WatermarkingConfig as an object, or some of it, for instance "
-        "'{\"bias\": 2.5}'; {} is its defaults, false is off whatever generation_config.json says",
+        "'{\"bias\": 2.5}'; {} is its defaults; or SynthIDTextWatermarkingConfig, for instance "
+        '\'{"ngram_len": 5, "keys": [654, 400, 836]}\'; false is off whatever generation_config.json says',
     )
     group.add_argument(
         "--remove-invalid-values",

@@ -50,7 +50,9 @@ _MARK: Schema = {
     "type": "object",
     "properties": {
         "greenlist_ratio": _NUMBER, "bias": _NUMBER, "hashing_key": _COUNT, "seeding_scheme": TEXT,
-        "context_width": _COUNT,
+        "context_width": _COUNT, "ngram_len": _COUNT, "keys": array({"type": "integer"}, least=1, most=256),
+        "context_history_size": _COUNT, "sampling_table_seed": _COUNT, "sampling_table_size": _COUNT,
+        "skip_first_ngram_calls": _FLAG, "debug_mode": _FLAG,
     },
     "additionalProperties": False,
 }  # fmt: skip
@@ -130,7 +132,8 @@ OWN = (
     Field(
         "watermarking_config",
         {"anyOf": [{"type": "boolean", "enum": [False]}, _MARK]},
-        "Mark the answer, as transformers' WatermarkingConfig; {}: by its defaults; false: not.",
+        "Mark the answer, as transformers' WatermarkingConfig (or SynthIDTextWatermarkingConfig: ngram_len, keys and "
+        "others); {}: by its defaults; false: not.",
         "watermarking_config",
     ),
     Field("remove_invalid_values", _FLAG, "Draw although logits are NaN or infinite.", "remove_invalid_values"),
