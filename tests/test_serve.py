@@ -180,6 +180,24 @@ def test_json_of_a_schema(client: Client, strict) -> None:
     assert (refused.status, refused.error["param"]) == (400, "response_format")
 
 
+def test_a_text_may_be_json_of_a_schema_too(client: Client) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"schema": {**schema, "additionalProperties": False}}}
+    body = {"model": "story", "prompt": START, "seed": 2, "max_tokens": 64}
+    choice = client.post(COMPLETIONS, {**body, "response_format": wanted}).json["choices"][0]
+    assert list(json.loads(choice["text"])) == ["a"]
+    held = client.post(COMPLETIONS, {**body, "response_format": {"type": "json_object"}}).json["choices"][0]
+    assert held["text"].lstrip().startswith("{")
+    named = {"type": "json_schema"}
+    for wrong, param in (
+        ({"type": "xml"}, "response_format.type"),
+        (named, "response_format.json_schema"),
+        ({**named, "json_schema": {"schema": {"type": 3}}}, "response_format"),
+    ):
+        refused = client.post(COMPLETIONS, {**body, "response_format": wrong})
+        assert (refused.status, refused.error["param"]) == (400, param)
+
+
 def test_our_own_parameters(client: Client, models: dict[str, miaotui.Model]) -> None:
     body = {"model": "story", "prompt": START, "seed": 5, "temperature": 0.8, "max_tokens": 8}
     own = {"top_k": 7, "min_p": 0.02, "repetition_penalty": 1.2, "priority": 3}
@@ -238,6 +256,13 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"stop": [""]}, 400, "stop[0]"),
     (CHAT, {"messages": []}, 400, "messages"),
     (CHAT, {"messages": [{"content": "a"}]}, 400, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "user", "contents": "a"}]}, 400, "messages[0].content"),
+    (
+        CHAT,
+        {"messages": [*MESSAGES, {"role": "assistant", "content": None}]},
+        400,
+        f"messages[{len(MESSAGES)}].content",
+    ),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0].type"),
     (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, 400, "messages[0].content"),
     (CHAT, {"logit_bias": {"x": 1}}, 400, "logit_bias"),
@@ -301,6 +326,7 @@ def test_models_and_paths(client: Client) -> None:
     assert client.get("/v1/models/story").json["max_model_len"] == 512
     assert client.get("/v1/models/../../etc/passwd").status == 404
     assert client.get("/nothing").error["code"] == "not_found"
+    assert client.post(f"{CHAT}/", {"messages": MESSAGES}).error["code"] == "not_found"  # and no redirection
     assert client.get(CHAT).status == 405
     assert client.get(CHAT).error["message"] == f"GET: {CHAT} takes POST only"
 

@@ -123,6 +123,16 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "meant"),
+    [("LLM.Example", "llm.example"), ("[::1]", "::1"), ("FE80::1", "fe80::1"), ("10.0.0.7", "10.0.0.7")],
+)
+def test_a_name_is_meant_as_requests_have_it(given: str, meant: str) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    assert parser.parse_args(["--allowed-host", given]).allowed_host == [meant]
+
+
+@pytest.mark.parametrize(
     ("options", "wrong"),
     [
         (["--port", "70000"], "--port: expected a number from 0 to 65535"),
@@ -132,6 +142,8 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         (["--adapter", "x"], "expected NAME=PATH"),
         (["--adapter", "x=y@nobody"], "there is no model nobody"),
         (["--api-keys", os.devnull], "has no key"),
+        (["--allowed-host", "https://llm.example"], "--allowed-host: expected a name or an address, without https://"),
+        (["--allowed-host", "llm.example:443"], "found 'llm.example:443'"),
         (["--temperature", "-1"], "--temperature -1"),
         (["--max-requests", "0"], "--max-requests 0"),
         (["--tool-calls", "xml"], "--tool-calls xml: expected one of hermes, qwen3_coder,"),

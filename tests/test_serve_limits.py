@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -14,8 +15,9 @@ pytest.importorskip("prometheus_client")
 
 from miaotui.errors import InputError
 from miaotui.tools.server.security import LOOPBACK, host_of, read_keys
+from miaotui.tools.server.served import Served
 from miaotui.tools.server.settings import Settings
-from serving import Client, Reply, asked
+from serving import Client, Reply, asked, on_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +196,23 @@ def test_bodies_and_their_limits(model: miaotui.Model) -> None:
     assert lying.status == 413
 
 
+def test_headers_that_do_not_come_hold_no_connection(model: miaotui.Model) -> None:
+    """Of a first request or a further one; and a client that says nothing is not waited for either."""
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with on_loopback(Served({"story": model}), Settings(body_timeout=0.3)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        for first, then in ((b"", b""), (b"", whole[:20]), (whole, whole[:20])):
+            with socket.create_connection((host, int(port)), timeout=60) as made:
+                made.sendall(first)
+                told = b""
+                while first and not told.endswith(b'{"status":"ok"}'):
+                    told += made.recv(4096)
+                made.sendall(then)
+                told += b"".join(iter(lambda made=made: made.recv(4096), b""))
+            assert told.count(b"HTTP/1.1 200") == bool(first)
+            assert told.count(b"HTTP/1.1 408") == told.count(b'"code":"timeout"') == bool(then)
+
+
 def test_a_fault_of_ours_tells_nothing_of_it(
     model: miaotui.Model, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
@@ -224,7 +243,8 @@ def test_keys_and_names(model: miaotui.Model, tmp_path: Path) -> None:
     known = {"authorization": "Bearer first-key-of-ours"}
     for host in ("evil.example", "localhost.evil.example", "", "[::2]:80"):
         assert client.post(COMPLETIONS, SHORT, {**known, "host": host}).status == 403
-    assert client.post(COMPLETIONS, SHORT, {**known, "origin": "https://evil.example"}).status == 403
+    for origin in ("https://evil.example", "null", "http://[", "http://[zz]:1", ""):
+        assert client.post(COMPLETIONS, SHORT, {**known, "origin": origin}).status == 403
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
         assert client.post(COMPLETIONS, SHORT, {**known, "host": host}).status == 200
 

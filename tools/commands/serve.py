@@ -23,6 +23,8 @@ __all__ = ["add_arguments", "main"]
 
 #: A name that is given with a model or adapter.
 _NAME = re.compile(r"[\w.:-]+(/[\w.:-]+)?")
+#: A name by which clients call the server, and an address of IPv6.
+_HOST, _ADDRESS = re.compile(r"[\w.-]+"), re.compile(r"[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*")
 #: Texts of the longest length that the cache holds at once, where --cache-tokens is not given.
 TEXTS = 8
 #: Bytes of a control group's limit that no model may take: for tokenizers, requests and answers.
@@ -87,6 +89,7 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allowed-host",
         action="append",
+        type=_host,
         metavar="NAME",
         help="a name by which clients may call this server; may be given several times (default: on this machine "
         "only its own names, elsewhere any)",
@@ -111,6 +114,15 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")
     group.add_argument("--log-texts", action="store_true", help="write prompts and answers into the access log too")
+
+
+def _host(text: str) -> str:
+    """A name or address, as requests have it, for argparse."""
+    name = text.removeprefix("[").removesuffix("]").lower()
+    if not _HOST.fullmatch(name) and not (":" in name and _ADDRESS.fullmatch(name)):
+        msg = f"expected a name or an address, without https:// and without a port, found {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return name
 
 
 def _port(text: str) -> int:

@@ -53,18 +53,56 @@ def served_at(made: socket.socket) -> str:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, whose word for what is no HTTP has the form that all errors have."""
+    """uvicorn's, which waits for a request's headers for so long, and whose errors have the form that all have."""
+
+    #: From a connection's begin, or a further request's first byte, to the end of its headers.
+    head_timeout: float
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Wait for the first request. One that is idle after an answer is closed by uvicorn."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Go on; wait for no longer where the headers are there."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._wait_no_more()
+        elif self._waiting is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing comes any more."""
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._waiting = self.loop.call_later(self.head_timeout, self._too_late)
+
+    def _wait_no_more(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _too_late(self) -> None:
+        self._waiting = None
+        if self.conn.trailing_data[0]:
+            msg = f"the headers did not come within {self.head_timeout:g} s"
+            self._refuse(Problem(408, msg, code="timeout"))
+        self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Say so, and close the connection."""
-        problem = Problem(400, f"{msg.rstrip('.')}: this is no HTTP request", code="invalid_http")
-        data = to_json(openai_error(problem))
-        headers = [("content-type", "application/json"), ("content-length", str(len(data))), ("connection", "close")]
-        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # in the middle of an answer
-            self.transport.close()
-            return
-        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=data), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+        self._refuse(Problem(400, f"{msg.rstrip('.')}: this is no HTTP request", code="invalid_http"))
+
+    def _refuse(self, problem: Problem) -> None:
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:  # and not in the middle of an answer
+            data = to_json(openai_error(problem))
+            headers = {"content-type": "application/json", "content-length": str(len(data)), "connection": "close"}
+            begin = h11.Response(status_code=problem.status, headers=[*headers.items()])
+            for event in (begin, h11.Data(data=data), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
 
@@ -74,9 +112,13 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, state: State) -> None:
         """Of an application that `make_app` made."""
         settings = state.settings
+
+        class Protocol(_Protocol):
+            head_timeout = settings.body_timeout
+
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=Protocol,
             ws="none",
             loop="asyncio",
             lifespan="on",

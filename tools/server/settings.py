@@ -23,7 +23,7 @@ class Settings:
     max_input_tokens: int = 300_000
     #: From a request's last byte to its answer's.
     request_timeout: float = 600.0
-    #: From a request's first byte to its last.
+    #: From a request's first byte to the end of its headers, and from there to its last.
     body_timeout: float = 30.0
     #: A request's body.
     max_body: int = 8 << 20
