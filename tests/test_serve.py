@@ -275,9 +275,13 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"regex": "(a"}, 400, "regex"),
     (CHAT, {"regex": "a", "choices": ["b"]}, 400, None),
     (COMPLETIONS, {"prompt": [10**6]}, 400, "prompt"),
-    (COMPLETIONS, {"prompt": [-1]}, 400, "prompt"),
+    (COMPLETIONS, {"prompt": [-1]}, 400, "prompt[0]"),
     (COMPLETIONS, {"prompt": []}, 400, "prompt"),
-    (COMPLETIONS, {"prompt": [["a"]]}, 400, "prompt"),
+    (COMPLETIONS, {"prompt": [["a"]]}, 400, "prompt[0][0]"),
+    (COMPLETIONS, {"prompt": ["a", [1]]}, 400, "prompt[1]"),
+    (COMPLETIONS, {"prompt": [True]}, 400, "prompt"),
+    (CHAT, {"chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs"),
+    (CHAT, {"regex": "a", "response_format": {"type": "json_object"}}, 400, "response_format"),
     (COMPLETIONS, {"prompt": "a " * 3000}, 400, "prompt"),
     (COMPLETIONS, {"prompt": ["a"] * 129}, 400, "n"),
     (COMPLETIONS, {"suffix": "b", "prompt": "a"}, 400, None),
@@ -295,6 +299,7 @@ def test_what_is_wrong_is_named(
     error = reply.error
     assert error["type"] == "invalid_request_error"
     assert param is None or error["param"] == param
+    assert param is None or param in error["message"]
     assert "Traceback" not in error["message"]
     assert len(error["message"]) < 2000
 
@@ -390,6 +395,16 @@ def test_a_model_without_a_tokenizer_tells_no_place(tmp_path: Path) -> None:
 def test_only_the_place_of_a_model_is_told_as_its_name(lies: str, text: str, told: str) -> None:
     models: Any = {"tale": SimpleNamespace(directory=Path(lies)), "second": SimpleNamespace(directory=Path("/m/other"))}
     assert Served(models).told(text) == told
+
+
+def test_what_a_template_refuses_is_named_as_the_request_names_it(client: Client) -> None:
+    """The included model knows no system message."""
+    for path, body, param in (
+        (CHAT, {"messages": [{"role": "system", "content": "a"}, *MESSAGES]}, "messages"),
+        ("/v1/responses", {"input": "Hi", "instructions": "a"}, "input"),
+    ):
+        told = client.post(path, {"model": "chat", **body}).error
+        assert (told["param"], told["message"].startswith(f"{param}: the chat template refuses")) == (param, True)
 
 
 def test_what_is_missing_is_told_in_words(client: Client) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .answers import Answer, Answering, Ask, Delta, Piece
     from .state import State
 
-__all__ = ["WIRE"]
+__all__ = ["MESSAGE", "TOOL", "WIRE", "check_said"]
 
 _TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31}
 _PART: Schema = {
@@ -40,7 +40,7 @@ _CALL: Schema = {
     },
     "required": ["function"],
 }
-_TOOL: Schema = {
+TOOL: Schema = {
     "type": "object",
     "properties": {
         "type": {"enum": ["function"]},
@@ -67,7 +67,7 @@ _CHOICE: Schema = {
         },
     ]
 }
-_MESSAGE: Schema = {
+MESSAGE: Schema = {
     "type": "object",
     "properties": {
         "role": {"type": "string", "minLength": 1, "maxLength": 64},
@@ -79,7 +79,7 @@ _MESSAGE: Schema = {
 }
 FIELDS = (
     MODEL,
-    Field("messages", array(_MESSAGE, least=1, most=1 << 16), "The conversation.", required=True),
+    Field("messages", array(MESSAGE, least=1, most=1 << 16), "The conversation.", required=True),
     Field("max_tokens", _TOKENS, "Tokens of the answer, at most.", "max_new_tokens"),
     Field("max_completion_tokens", _TOKENS, "The same."),
     *STREAM,
@@ -92,7 +92,7 @@ FIELDS = (
         "top_logprobs",
     ),
     RESPONSE_FORMAT,
-    Field("tools", array(_TOOL, most=128), "What the model may call."),
+    Field("tools", array(TOOL, most=128), "What the model may call."),
     Field(
         "tool_choice",
         _CHOICE,
@@ -114,7 +114,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 #: Names that an assistant's reasoning may have.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 #: What is called otherwise than its parameter.
-NAMES = {"schema": "response_format", "prompt": "messages"}
+NAMES = {"schema": "response_format", "prompt": "messages", "template_variables": "chat_template_kwargs"}
 
 
 def ask(given: dict[str, Any], state: State) -> Ask:
@@ -134,7 +134,7 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     if given.get("logprobs"):
         entry.spelled.read()
     hold_to(parameters, given.get("response_format"))
-    _check_said(given["messages"])
+    check_said(given["messages"])
     choice = given.get("tool_choice", "auto")
     conversation = Conversation(
         given["messages"],
@@ -158,7 +158,7 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     )
 
 
-def _check_said(messages: list[dict[str, Any]]) -> None:
+def check_said(messages: list[dict[str, Any]]) -> None:
     """Every message of OpenAI's roles says something; an assistant's may be calls. Errors: `RequestError`."""
     for i, message in enumerate(messages):
         instead = ("tool_calls", *THOUGHTS) if message["role"] == "assistant" else ()
