@@ -98,7 +98,8 @@ def _ids(entry: Entry, given: dict[str, Any]) -> list[int]:
         raise RequestError(msg, param="messages", code="invalid_value")
     if given.get("add_special_tokens"):
         return tokenizer.encode(rendered)
-    return tokenizer.apply_chat_template(messages, tools, **how)
+    ids: list[int] = tokenizer.apply_chat_template(messages, tools, **how)
+    return ids
 
 
 def _variables(given: dict[str, Any]) -> dict[str, Any]:
