@@ -27,6 +27,8 @@ WORDS = ["a", "good", "bad", "film", "company", "Ana", "flew", "to", "Berlin", "
 #: Of a node: cores that Ray counts, and bytes of its object store, near the least that Ray takes.
 NODE = {"num_cpus": 2, "object_store_memory": 96 << 20}
 SHARES = (0.2, 0.6)
+#: How Ray calls a process while it runs our code.
+AT_WORK = (b"ray::UDFActor.", b"ray::MapWorker(MapBatches(Model)")
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +56,23 @@ def texts(n: int, seed: int) -> list[str]:
 
 
 def at_work(node: Any) -> list[bytes]:
-    """Names of a node's processes that have something to do."""
+    """Names of a node's processes that do parts for Daft, or batches for Ray Data, now."""
     raylet = node.all_processes["raylet"][0].process.pid
     told = Path(f"/proc/{raylet}/task/{raylet}/children").read_text(encoding="utf-8").split()
     names = list[bytes]()
     for pid in told:
         with suppress(OSError):
             names.append(Path(f"/proc/{pid}/cmdline").read_bytes())
-    return [name for name in names if name.startswith(b"ray::") and b"IDLE" not in name]
+    return [name for name in names if name.startswith(AT_WORK)]
 
 
 def kill_one(cluster: Any, nodes: list[Any]) -> None:
     """A node that is at work."""
-    node = next(each for each in nodes if at_work(each))
+    while not (node := next((each for each in nodes if at_work(each)), None)):
+        time.sleep(0.001)
     nodes.remove(node)
+    for name in at_work(node):
+        soak.count(f"killed with its node: {name.strip(bytes(1)).decode()}")
     cluster.remove_node(node, allow_graceful=False)
     soak.count("nodes killed")
 
@@ -133,6 +138,7 @@ def test_a_run_on_a_cluster_that_loses_a_node(
 
 
 @pytest.mark.soak("engines")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of itself
 def test_ray_data_on_a_cluster_that_loses_a_node(classifier: Path, cluster: Any) -> None:
     """Actors with a `Model` each, on two nodes; the rows that were lost are done again."""
     ray = pytest.importorskip("ray")
