@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +196,9 @@ def test_bodies_and_their_limits(model: miaotui.Model) -> None:
     assert (reply.status, reply.error["code"]) == (413, "body_too_large")
     lying = client.post(COMPLETIONS, {"prompt": "a" * 100}, {"content-length": "2"})
     assert lying.status == 413
+    packed = client.post(COMPLETIONS, gzip.compress(json.dumps(SHORT).encode()), {"content-encoding": "gzip"})
+    assert (packed.status, packed.error["param"]) == (415, "content-encoding")
+    assert client.post(COMPLETIONS, SHORT, {"content-encoding": "identity"}).status == 200
 
 
 def test_headers_that_do_not_come_hold_no_connection(model: miaotui.Model) -> None:
