@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MESSAGE", "TOOL", "WIRE", "check_said"]
 
+#: Roles of OpenAI's that have a content. Others are the template's, and what they have is too.
+ROLES = ("system", "developer", "user", "assistant", "tool")
 _TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31}
 _PART: Schema = {
     "type": "object", "properties": {"type": {"enum": ["text"]}, "text": TEXT}, "required": ["type", "text"],
@@ -70,7 +72,7 @@ _CHOICE: Schema = {
 MESSAGE: Schema = {
     "type": "object",
     "properties": {
-        "role": {"type": "string", "minLength": 1, "maxLength": 64},
+        "role": {"anyOf": [{"enum": list(ROLES)}, {"type": "string", "minLength": 1, "maxLength": 64}]},
         "content": {"anyOf": [TEXT, array(_PART), {"type": "null"}]},
         "tool_calls": {"anyOf": [array(_CALL), {"type": "null"}]},
         "tool_call_id": {"anyOf": [TEXT, {"type": "null"}]},
@@ -109,8 +111,6 @@ FIELDS = (
     Field("modalities", {"type": "array", "items": {"enum": ["text"]}}, "Text.", refused="answers are texts"),
     *OWN,
 )
-#: Roles of OpenAI's that have a content. Others are the template's, and what they have is too.
-ROLES = ("system", "developer", "user", "assistant", "tool")
 #: Names that an assistant's reasoning may have.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 #: What is called otherwise than its parameter.
