@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from miaotui.tools import demo
+from miaotui.tools import cli, demo
 from miaotui.tools.cli import main
 from miaotui.tools.commands import serve
 from serve_processes import serving
@@ -120,6 +120,20 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["serve", "--port", str(port)]) == 2
     said = f"miaotui: error: --port {port}: cannot listen at 127.0.0.1:{port} (Address already in use)"
     assert capsys.readouterr().err.strip() == said
+
+
+def test_on_any_loopback_address_only_its_own_names_are_good() -> None:
+    """So that no web page reaches the server by pointing a name of its own there."""
+    for host, closed in (
+        ("127.0.0.1", True),
+        ("127.0.0.9", True),
+        ("LocalHost", True),
+        ("::1", True),
+        ("0.0.0.0", False),  # noqa: S104 - everywhere, by any name
+    ):
+        args, _ = cli._parse(["serve", "--host", host])
+        hosts = serve._settings(args).hosts
+        assert ({host.lower(), "localhost"} <= {*hosts}) == closed == bool(hosts)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
 import sys
 from contextlib import ExitStack, suppress
@@ -189,6 +190,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_own(host: str) -> bool:
+    """Whether only this machine itself can ask there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     from ..server.security import LOOPBACK  # noqa: PLC0415 - an extra
     from ..server.settings import Settings  # noqa: PLC0415 - as above
@@ -203,7 +212,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     if not 0 <= temperature <= 100:  # noqa: PLR2004 - as a request's
         msg = f"--temperature {temperature:g}: expected a number from 0 to 100"
         raise InputError(msg)
-    hosts = tuple(args.allowed_host or ()) or (LOOPBACK if args.host in LOOPBACK else ())
+    hosts = tuple(args.allowed_host or ()) or ((*LOOPBACK, args.host.lower()) if _is_own(args.host) else ())
     given = {name: getattr(args, name) for name in names}
     if args.reuse == "per-key" and args.api_keys is None:
         msg = "--reuse per-key: there are no keys; give them with --api-keys FILE"
