@@ -81,6 +81,8 @@ def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: 
         ({"temperature": 0.5}, "num_beams", "do not go together"),
         ({"logprobs": 0}, "num_beams", "do not go together"),
         ({"regex": "a+"}, "num_beams", "do not go together"),
+        ({"stop": "a"}, "num_beams", "=3: stop and beams"),
+        ({"response_format": {"type": "json_object"}}, "num_beams", "=3: response_format and beams"),
         ({"num_beams": 32, "max_tokens": 500}, "num_beams", "cache_tokens"),
         ({"mirostat": 2}, "mirostat", "nothing is drawn"),
         ({"xtc_probability": 0.5, "n": 2}, "xtc_probability", "nothing is drawn"),
@@ -88,6 +90,7 @@ def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: 
         ({"suppress_tokens": EVERY}, None, "no id may come after position"),
         ({"suppress_tokens": EVERY, "remove_invalid_values": True}, "num_beams", "no text has a score"),
         ({"early_stopping": "always"}, "early_stopping", "always"),
+        ({"early_stopping": 1}, "early_stopping", 'expected true or false or "never"'),
     ],
 )
 def test_what_beams_do_not_do_is_refused(client: Client, more: dict[str, Any], param: str | None, said: str) -> None:

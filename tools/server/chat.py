@@ -114,7 +114,10 @@ FIELDS = (
 #: Names that an assistant's reasoning may have.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 #: What is called otherwise than its parameter.
-NAMES = {"schema": "response_format", "prompt": "messages", "template_variables": "chat_template_kwargs"}
+NAMES = {
+    "schema": "response_format", "prompt": "messages", "template_variables": "chat_template_kwargs",
+    "stop_strings": "stop",
+}  # fmt: skip
 
 
 def ask(given: dict[str, Any], state: State) -> Ask:

@@ -183,5 +183,5 @@ WIRE = Wire(
     ask,
     whole,
     events,
-    names={"schema": "response_format"},
+    names={"schema": "response_format", "stop_strings": "stop"},
 )

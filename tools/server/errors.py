@@ -19,6 +19,7 @@ __all__ = ["Problem", "RequestError", "openai_error", "problem_of"]
 _NAMED = re.compile(r"(\w+)(\[[^]]*])?\s?[=:]")
 #: And where two arguments do not go together.
 _TWO = re.compile(r"(\w+) and (\w+):")
+_NEXT_TO = re.compile(r"(?<=: )\w+(?= and beams )")
 
 
 class RequestError(MiaotuiError):
@@ -82,7 +83,8 @@ def _renamed(message: str, names: Mapping[str, str]) -> tuple[str, str | None]:
     name = None if match is None else names.get(match[1])
     if match is None or name is None:
         return message, None
-    return name + message[match.end(1) :], name
+    rest = _NEXT_TO.sub(lambda found: names.get(found[0], found[0]) if names else found[0], message[match.end(1) :])
+    return name + rest, name
 
 
 def _too_long(message: str) -> bool:

@@ -127,7 +127,7 @@ def _branch(value: object, branches: list[Schema], whole: Schema, where: str) ->
         return branch
     if len(alike) > 1:
         alike = _meant(value, alike, where)
-    if len(alike) == 1:
+    if len(alike) == 1 and "type" in alike[0]:
         return alike[0]  # which says what is wrong inside
     raise _wrong(value, whole, where)
 
