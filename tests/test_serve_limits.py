@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import socket
@@ -216,6 +217,34 @@ def test_headers_that_do_not_come_hold_no_connection(model: miaotui.Model) -> No
                 told += b"".join(iter(lambda made=made: made.recv(4096), b""))
             assert told.count(b"HTTP/1.1 200") == bool(first)
             assert told.count(b"HTTP/1.1 408") == told.count(b'"code":"timeout"') == bool(then)
+
+
+def test_more_connections_than_are_taken(model: miaotui.Model, caplog: pytest.LogCaptureFixture) -> None:
+    """One more is closed at once, and one taken when another has gone."""
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with on_loopback(Served({"story": model}), Settings(max_connections=2)) as url:
+        host, port = url.removeprefix("http://").split(":")
+
+        def told(made: socket.socket) -> bytes:
+            with contextlib.suppress(OSError):  # it may be closed by then
+                made.sendall(whole)
+                return made.recv(4096)
+            return b""
+
+        def more() -> bytes:
+            with socket.create_connection((host, int(port)), timeout=60) as made:
+                return told(made)
+
+        first, second = (socket.create_connection((host, int(port)), timeout=60) for _ in range(2))
+        with first:
+            with second:
+                assert all(told(made).startswith(b"HTTP/1.1 200") for made in (first, second))
+                assert [more(), more()] == [b"", b""]
+            while not (again := more()):
+                pass
+            assert again.startswith(b"HTTP/1.1 200")
+    [warned] = [record.getMessage() for record in caplog.records if record.name == "miaotui.server"]
+    assert warned.startswith("2 connections are open, and more are closed at once")
 
 
 def test_a_fault_of_ours_tells_nothing_of_it(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import resource
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h11
@@ -27,8 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "listening", "served_at"]
 
+_LOG = logging.getLogger("miaotui.server")
 #: Seconds after the last answer was cut in which it may still be sent.
 LAST_WORDS = 5
+#: Connections that are taken in a row, before it is seen how many there are.
+IN_A_ROW = 64
+#: Connections at once, at most and at least; and files that are opened later, connections in a row among them.
+MOST_CONNECTIONS, LEAST_CONNECTIONS, SPARE_FILES = 1 << 16, 16, 4 * IN_A_ROW
+#: Connections that wait to be taken.
+BACKLOG = 2048
+#: Seconds in which a fault that comes again is told once.
+QUIET = 60.0
 #: Threads for passes: one for each model, and some that begin and end texts.
 SPARE_THREADS = 6
 
@@ -37,7 +49,7 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket at this address. Errors: `InputError`."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as e:
         named = isinstance(e, socket.gaierror)
         option = f"--host {host}" if named else f"--port {port}"
@@ -57,12 +69,22 @@ class _Protocol(H11Protocol):
 
     #: From a connection's begin, or a further request's first byte, to the end of its headers.
     head_timeout: float
+    #: At once, of all clients.
+    most: int
+    #: When it was last told that there were so many.
+    told = -QUIET
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Wait for the first request. One that is idle after an answer is closed by uvicorn."""
         super().connection_made(transport)
-        self._wait()
+        if len(self.connections) <= self.most:
+            self._wait()
+            return
+        transport.close()
+        if self.loop.time() >= type(self).told + QUIET:
+            type(self).told = self.loop.time()
+            _LOG.warning("%d connections are open, and more are closed at once; see ulimit -n", self.most)
 
     def data_received(self, data: bytes) -> None:
         """Go on; wait for no longer where the headers are there."""
@@ -106,6 +128,15 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
+def _most_connections() -> int:
+    """What the limit of open files leaves: asyncio, which meets it, tells of it thousands of times a second."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    return max(LEAST_CONNECTIONS, min(MOST_CONNECTIONS, limit - used - SPARE_FILES))
+
+
 class Server(uvicorn.Server):
     """uvicorn's, with an end that lets answers end."""
 
@@ -115,12 +146,14 @@ class Server(uvicorn.Server):
 
         class Protocol(_Protocol):
             head_timeout = settings.body_timeout
+            most = _most_connections() if settings.max_connections is None else settings.max_connections
 
         config = uvicorn.Config(
             app,
             http=Protocol,
             ws="none",
             loop="asyncio",
+            backlog=IN_A_ROW,
             lifespan="on",
             log_config=None,
             access_log=False,
@@ -151,6 +184,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; then whoever started the server knows that it answers."""
         await super().startup(sockets)
+        for made in sockets or ():
+            made.listen(BACKLOG)  # asyncio has set it to what it takes in a row
         if self.started:
             notify("READY=1")
 

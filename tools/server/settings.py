@@ -15,6 +15,8 @@ class Settings:
 
     #: Requests that are answered or wait at once; one more gets 429.
     max_requests: int = 256
+    #: Connections at once; one more is closed. None: what the process' limit of open files leaves.
+    max_connections: int | None = None
     #: Tokens of their prompts and answers together; one request alone may always have as many as its model holds.
     max_tokens_in_flight: int = 1 << 20
     #: Answers that one request may ask for: prompts times `n`.
