@@ -150,6 +150,8 @@ def shows_probabilities(tab: Tab, answer: str, picture: Path) -> None:
     page.keyboard.press("ArrowRight")
     assert "Token 2 of" in tab.text(".chances")
     assert page.locator(".chances tr.drawn").count() == 1
+    bottom = "e => e.getBoundingClientRect().bottom"
+    assert page.eval_on_selector(".chances", bottom) <= page.eval_on_selector("#log", bottom)  # all of it is seen
     page.screenshot(path=picture)
 
 

@@ -233,6 +233,7 @@ function choose(text, span, message) {
   box.append(table);
   text.parentElement.querySelector(".chances")?.remove();
   text.after(box);
+  box.scrollIntoView({ block: "nearest" });
 }
 
 function draw() {
