@@ -144,7 +144,8 @@ def test_64_clients_and_an_end(request: pytest.FixtureRequest) -> None:
     assert sizes[1] - sizes[0] < GROWTH
 
 
-#: Of schemathesis' own process: CPython before 3.11.8 counts in one place how deep its threads' `ast.parse` are.
+#: Of schemathesis' own process: CPython before 3.11.8 counts in one place how deep its threads' `ast.parse` are
+#: (gh-106905).
 FUZZERS_OWN = "SystemError: AST constructor recursion depth mismatch"
 
 
