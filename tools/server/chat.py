@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MESSAGE", "TOOL", "WIRE", "check_said"]
 
 #: Roles of OpenAI's that have a content. Others are the template's, and what they have is too.
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = ("user", "assistant", "system", "developer", "tool")
 _TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31}
 _PART: Schema = {
     "type": "object", "properties": {"type": {"enum": ["text"]}, "text": TEXT}, "required": ["type", "text"],
