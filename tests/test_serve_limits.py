@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import gzip
 import json
+import resource
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -17,6 +19,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
 from miaotui.errors import InputError
+from miaotui.tools.server.running import _most_connections
 from miaotui.tools.server.security import LOOPBACK, host_of, read_keys
 from miaotui.tools.server.served import Served
 from miaotui.tools.server.settings import Settings
@@ -24,7 +27,6 @@ from serving import Client, Reply, asked, on_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COMPLETIONS = "/v1/completions"
 LONG = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 400, "ignore_eos": True, "stream": True}
@@ -245,6 +247,15 @@ def test_more_connections_than_are_taken(model: miaotui.Model, caplog: pytest.Lo
             assert again.startswith(b"HTTP/1.1 200")
     [warned] = [record.getMessage() for record in caplog.records if record.name == "miaotui.server"]
     assert warned.startswith("2 connections are open, and more are closed at once")
+
+
+def test_connections_are_what_the_limit_of_open_files_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, least, most in ((1024, 600, 767), (100, 16, 16), (resource.RLIM_INFINITY, 1 << 16, 1 << 16)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert least <= _most_connections() <= most
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "iterdir", lambda _: (_ for _ in ()).throw(FileNotFoundError()))  # no /proc
+    assert 16 <= _most_connections() <= 1 << 16
 
 
 def test_a_fault_of_ours_tells_nothing_of_it(

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,9 @@ def _most_connections() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
-    used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    used = SPARE_FILES
+    with suppress(OSError):  # a sandbox may have no /proc
+        used = sum(1 for _ in Path("/proc/self/fd").iterdir())
     return max(LEAST_CONNECTIONS, min(MOST_CONNECTIONS, limit - used - SPARE_FILES))
 
 
