@@ -56,10 +56,8 @@ def watermark_from(value: object, n_vocab: int, kept: Sequence[int] | None = Non
         raise InputError(msg)
     synthid, green = ([name for name in value if name in of] for of in (SYNTHID, GREEN))
     if synthid and green:
-        msg = (
-            f"{NAME}: {green[0]!r} is a field of green lists, and {synthid[0]!r} one of SynthID's watermark; leave out "
-        )
-        msg += "those of one"
+        msg = f"{NAME}: {green[0]!r} is a field of green lists, and {synthid[0]!r} one of SynthID's watermark; "
+        msg += "leave out those of one"
         raise InputError(msg)
     ids = None if kept is None else tuple(kept)
     if synthid:

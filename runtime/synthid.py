@@ -1,8 +1,8 @@
 """SynthID's watermark of texts (Dathathri et al. 2024, Nature 634, 818-823): ids that win a tournament are likelier.
 
-Each layer has a key. The ids before, an id and the key are hashed to a place in a table of bits; the bit there is the id's
-g in that layer. A layer turns probabilities p into p (1 + g - m), m the sum of p g: two ids are drawn from p, and the one
-with the larger g wins. Hash, table, and what is done with a context that comes again are those of transformers'
+Each layer has a key. The ids before, an id and the key are hashed to a place in a table of bits; the bit there is the
+id's g in that layer. A layer turns probabilities p into p (1 + g - m), m the sum of p g: two ids are drawn from p, and
+the one with the larger g wins. Hash, table, and what is done with a context that comes again are those of transformers'
 `SynthIDTextWatermarkLogitsProcessor`, bit for bit.
 """
 
@@ -79,10 +79,7 @@ class Played:
     def __init__(self, how: Tournament) -> None:
         """Nothing is seen yet."""
         self._how, self._context, self._n_ids = how, [0] * (how.length - 1), 0
-        self._n_used, self._used = (
-            0,
-            dict[int, int](),
-        )  # hashes of contexts that ids were drawn after -> their last number
+        self._used, self._n_used = dict[int, int](), 0  # hash of a context that an id was drawn after -> when last
 
     def observe(self, ids: Iterable[int], *, answer: bool) -> None:
         """Add ids: of the answer, or of the text before it."""
@@ -207,8 +204,8 @@ def _keys(where: str, value: object) -> tuple[int, ...]:
         raise InputError(msg)
     keys = []
     for i, each in enumerate(given):
-        number = integer(each)
+        number, place = integer(each), f"{where}[{i}]"
         if number is None or not -_LARGEST <= number < _LARGEST:
-            raise refusal(f"{where}[{i}]", each, "an integer from -2^63 to 2^63 - 1")
+            raise refusal(place, each, "an integer from -2^63 to 2^63 - 1")
         keys.append(number)
     return tuple(keys)

@@ -238,10 +238,7 @@ def test_generate_guides_marks_and_repairs(miao):
     [
         (("--guidance-scale", "nan"), "--guidance-scale nan: expected a number from -10000 to 10000"),
         (("--watermarking-config", '{"bais": 1}'), "--watermarking-config: unknown field 'bais'; known are"),
-        (
-            ("--watermarking-config", '{"keys": [1]}'),
-            "--watermarking-config: SynthID's watermark needs 'ngram_len' too",
-        ),
+        (("--watermarking-config", '{"keys": [1]}'), "--watermarking-config: SynthID's watermark needs 'ngram_len'"),
         (("--watermarking-config", "[1]"), "expected a JSON object such as"),
         (("--watermarking-config", "["), "expected a JSON object such as"),
         (("--watermarking-config", "true"), "expected a JSON object such as"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -12,6 +11,7 @@ from checkpoints import Drawn, write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.errors import InputError
+from miaotui.loader.generation import APPLIED
 from miaotui.runtime.marking import watermark_from
 from miaotui.runtime.synthid import MOST_KEYS, Tournament, _table, hash_of, margins
 from pruning import seven
@@ -190,4 +190,7 @@ def test_bad_values_are_refused(model: miaotui.Model) -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"^watermarking_config.*{said}"):
             model.generate(IDS, max_new_tokens=1, watermarking_config=value)
-        json.dumps(value)  # a file may say it
+        assert not APPLIED["watermarking_config"](value)  # nor is it followed where a file says it
+    for value in [*KINDS, {**HOW, "keys": [1] * MOST_KEYS, "ngram_len": 1024, "sampling_table_size": 2**24}]:
+        assert watermark_from(value, 90)
+        assert APPLIED["watermarking_config"](value)
