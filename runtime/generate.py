@@ -405,7 +405,7 @@ def _last_of(
     made["repairs"] = switch("remove_invalid_values", given.pop("remove_invalid_values", False))
     if not (mark is None or mark is False or (isinstance(mark, list) and not mark)):
         size, kept = whole or (n_vocab or 0, None)
-        from .marking import watermark_from  # noqa: PLC0415 - few need it
+        from .watermark import watermark_from  # noqa: PLC0415 - few need it
 
         made["watermark"] = watermark_from(mark, size, kept)
     return made

@@ -1,20 +1,16 @@
-"""`watermarking_config`: which of transformers' watermarks a dict asks for, and what each of them can do."""
+"""What a watermark can do, and the fields of `watermarking_config` that ask for one of the two that there are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, Self
 
-from ..errors import InputError, shown
-from .sampling_params import refusal
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Marking", "Watermark", "watermark_from"]
+__all__ = ["GREEN", "NAME", "SYNTHID", "Marking", "Watermark"]
 
 NAME = "watermarking_config"
 #: The fields of `WatermarkingConfig`, and of `SynthIDTextWatermarkingConfig`; any of these asks for SynthID's.
@@ -43,27 +39,3 @@ class Watermark(Protocol):
 
     def begin(self) -> Marking:
         """On a text of which nothing is seen yet."""
-
-
-def watermark_from(value: object, n_vocab: int, kept: Sequence[int] | None = None) -> Watermark:
-    """From one of transformers' two configs as a dict. `kept`: ids of a cut vocabulary. Errors: `InputError`."""
-    if not isinstance(value, Mapping):
-        raise refusal(NAME, value, "a dict such as {'bias': 2.0, 'greenlist_ratio': 0.25}, or None")
-    unknown = [name for name in value if name not in GREEN + SYNTHID]
-    if unknown:
-        msg = f"{NAME}: unknown field {shown(unknown[0])}; known are {', '.join(GREEN)}; or, of SynthID's watermark, "
-        msg += ", ".join(SYNTHID)
-        raise InputError(msg)
-    synthid, green = ([name for name in value if name in of] for of in (SYNTHID, GREEN))
-    if synthid and green:
-        msg = f"{NAME}: {green[0]!r} is a field of green lists, and {synthid[0]!r} one of SynthID's watermark; "
-        msg += "leave out those of one"
-        raise InputError(msg)
-    ids = None if kept is None else tuple(kept)
-    if synthid:
-        from .synthid import tournament_from  # noqa: PLC0415 - few need it
-
-        return tournament_from(value, ids)
-    from .watermark import green_from  # noqa: PLC0415 - few need it
-
-    return green_from(value, n_vocab, ids)

@@ -7,24 +7,28 @@ Schemes, and their names, are transformers' `WatermarkLogitsProcessor`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..dataclass import dataclass
-from .marking import GREEN, NAME
+from ..errors import InputError, shown
+from .marking import GREEN, NAME, SYNTHID
 from .mersenne import words
 from .sampling_params import integer, real, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from .marking import Watermark
+
     Ids = NDArray[np.int64]
 
-__all__ = ["GreenLists", "Greened", "green_from", "permuted"]
+__all__ = ["GreenLists", "Greened", "green_from", "permuted", "watermark_from"]
 
 SCHEMES = ("lefthash", "selfhash")
 #: Entries of the table that "selfhash" looks ids up in, and how many of the likeliest ids it asks.
@@ -181,3 +185,25 @@ def green_from(value: Mapping[str, object], n_vocab: int, kept: tuple[int, ...] 
                 raise refusal(where, given, "a number between 0 and 1" if name == "greenlist_ratio" else "a number")
             fields[_FIELDS[name]] = share
     return GreenLists(n_vocab, kept=kept, **fields)
+
+
+def watermark_from(value: object, n_vocab: int, kept: Sequence[int] | None = None) -> Watermark:
+    """From one of transformers' two configs as a dict. `kept`: ids of a cut vocabulary. Errors: `InputError`."""
+    if not isinstance(value, Mapping):
+        raise refusal(NAME, value, "a dict such as {'bias': 2.0, 'greenlist_ratio': 0.25}, or None")
+    unknown = [name for name in value if name not in GREEN + SYNTHID]
+    if unknown:
+        msg = f"{NAME}: unknown field {shown(unknown[0])}; known are {', '.join(GREEN)}; or, of SynthID's watermark, "
+        msg += ", ".join(SYNTHID)
+        raise InputError(msg)
+    synthid, green = ([name for name in value if name in of] for of in (SYNTHID, GREEN))
+    if synthid and green:
+        msg = f"{NAME}: {green[0]!r} is a field of green lists, and {synthid[0]!r} one of SynthID's watermark; "
+        msg += "leave out those of one"
+        raise InputError(msg)
+    ids = None if kept is None else tuple(kept)
+    if synthid:
+        from .synthid import tournament_from  # noqa: PLC0415 - few need it
+
+        return tournament_from(value, ids)
+    return green_from(value, n_vocab, ids)

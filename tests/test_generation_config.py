@@ -103,7 +103,7 @@ PROCESSORS = [
     ),
     ("sequence_bias", {f"({i},)": 9.0 for i in range(40, 80)}, {"logit_bias": dict.fromkeys(range(40, 80), 9)}),
     ("watermarking_config", {"bias": 9.0, "greenlist_ratio": 0.1}, {}),
-    ("watermarking_config", {"ngram_len": 2, "keys": [5, 2**60, 99, 7, 4, 8], "sampling_table_size": 512}, {}),
+    ("watermarking_config", {"ngram_len": 2, "keys": [5, 2**60, 99], "debug_mode": True}, {}),
     ("forced_eos_token_id", 9, {}),
     ("forced_decoder_ids", [[3, 7], [5, 8]], {}),
     ("exponential_decay_length_penalty", [2, 3.0], {}),

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.loader.generation import APPLIED
-from miaotui.runtime.marking import watermark_from
 from miaotui.runtime.synthid import MOST_KEYS, Tournament, _table, hash_of, margins
+from miaotui.runtime.watermark import watermark_from
 from pruning import seven
 
 if TYPE_CHECKING:
