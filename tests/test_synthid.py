@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.loader.generation import APPLIED
+from miaotui.runtime.sampling import Sampler, SamplingParams
 from miaotui.runtime.synthid import MOST_KEYS, Tournament, _table, hash_of, margins
 from miaotui.runtime.watermark import watermark_from
 from pruning import seven
@@ -101,6 +102,24 @@ def test_a_layer_has_what_the_winner_of_two_has(drawn: list[tuple[float, int]]) 
         wins = 1.0 * (g[:, None] > g[None, :]) + 0.5 * (g[:, None] == g[None, :])
         p = 2 * p * (wins @ p)
     assert np.allclose(np.exp(margins(scores, layers)), p, rtol=1e-9, atol=1e-12)
+
+
+def test_the_tournament_is_among_what_stages_leave() -> None:
+    """Temperature and top-k come first, as in transformers."""
+    logits = np.random.default_rng(3).standard_normal(200).astype(np.float32) * 3
+    sampler = Sampler(200, SamplingParams(do_sample=True, temperature=0.7, top_k=12, seed=1))
+    sampler.marking = watermark_from(HOW, 200).begin()
+    sampler.observe([1, 2], answer=False)
+    sampler.observe([3, 4])
+    left = np.argsort(-logits)[:12]
+    p = np.exp(logits[left].astype(np.float64) / 0.7)
+    p /= p.sum()
+    for g in Tournament(5, tuple(KEYS)).layers(hash_of([0, 0, 3, 4]), left):
+        p *= 1 + g - p[g].sum()
+    ids, weights = sampler.candidates(logits, 4)
+    chances = dict(zip(ids.tolist(), (weights / weights.sum()).tolist(), strict=True))
+    assert np.allclose([chances.get(i, 0) for i in left.tolist()], p, rtol=1e-5, atol=1e-9)
+    assert set(chances) <= set(left.tolist())
 
 
 @given(st.integers(1, 4), st.integers(0, 4), st.booleans(), st.lists(st.integers(0, 1), max_size=20))
