@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from miaotui.runtime.step import Batch
+
 N_VOCAB, CONTEXT, POISON = 53, 3 * PAGE, 7
 CONFIG = {
     "model_type": "mistral", "vocab_size": N_VOCAB, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2,
@@ -75,11 +77,17 @@ def ids_of(seed: int, n: int) -> list[int]:
 
 
 @contextmanager
-def counted(model: miaotui.Model) -> Iterator[list[int]]:
-    """Tokens of each pass."""
+def counted(model: miaotui.Model, takes: float = 0.0) -> Iterator[list[int]]:
+    """Tokens of each pass; `takes`: seconds that each takes besides, as one of a larger model would."""
     backend, sizes = model.session.backend, list[int]()
     run = backend.run
-    backend.run = lambda batch, *part: (sizes.append(batch.n_tokens), run(batch, *part))  # type: ignore[method-assign]
+
+    def counts(batch: Batch, *part: Any) -> None:
+        sizes.append(batch.n_tokens)
+        run(batch, *part)
+        time.sleep(takes)
+
+    backend.run = counts  # type: ignore[method-assign]
     try:
         yield sizes
     finally:
@@ -209,7 +217,7 @@ def test_threads_share_passes(model: miaotui.Model, lone: miaotui.Model) -> None
 
     first = threading.Thread(target=model.session.turn, args=(all_ask,))  # no pass before each has its thread
     first.start()
-    with counted(model) as sizes:
+    with counted(model, takes=0.002) as sizes:  # else a pass is over before a thread has woken up
         in_threads(ask, len(prompts))
     first.join()
     assert answers == {i: alone(lone, p, {"ignore_eos": True, **HOW[i % 3]}, 40) for i, p in enumerate(prompts)}
