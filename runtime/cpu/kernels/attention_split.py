@@ -46,7 +46,7 @@ from .attention_scores import (
     seen_back,
     softmax_of,
 )
-from .base import arg, farg, jit, plain, sequence_words
+from .base import arg, farg, jit, plain, sequence_words, template
 
 F = np.float32
 top, weigh, total = softmax_of(TILE, "")
@@ -55,7 +55,7 @@ top_of_one, weigh_of_one, total_of_one = softmax_of(1, "")
 OWN = TILE * (SUMS + BOUND) + 4 * VECTOR * TILE * BLOCKS
 
 
-@jit
+@template
 def _tiles(p: Any) -> Any:
     """Heads of a group, queries of a tile, and a KV head's queries in whole tiles."""
     group = arg(p, HEADS) // arg(p, KV_HEADS)
@@ -63,7 +63,7 @@ def _tiles(p: Any) -> Any:
     return group, wide, (group + wide - 1) // wide * wide
 
 
-@jit
+@template
 def _places(p: Any, base: Any, nt: Any) -> Any:
     """Where scores, values, the largest scores, sums and threads' own begin, and where these end."""
     _, wide, tiled = _tiles(p)
@@ -76,7 +76,7 @@ def _places(p: Any, base: Any, nt: Any) -> Any:
     return scores, values, tops, sums, own, own + nt * (OWN + 4 * tiled * d_pad)
 
 
-@jit
+@template
 def is_split(p: Any, step: Any, nt: Any) -> Any:
     """Whether the step asks for it, and there is room."""
     if ld(step + 8 * S_SPLIT) == 0:
@@ -85,7 +85,7 @@ def is_split(p: Any, step: Any, nt: Any) -> Any:
     return _places(p, 0, nt)[5] - arg(p, SCRATCH) <= nt * QUERIES * each
 
 
-@jit
+@template
 def _begin(p: Any, step: Any, bounds: Any, wide: Any) -> Any:
     """Write a tile's bounds: from where to where keys are seen, and the sequence's page table."""
     words, token = sequence_words(step, 0), ld(step + 8 * S_TOKENS)
