@@ -15,6 +15,7 @@ from .tokenizing import Tokenizing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .loader.lending import Lender
     from .loader.prune.options import Prune
     from .model import Model
     from .prepare import Prepared
@@ -87,10 +88,13 @@ def _nbytes(weights: Weights) -> int:
     return max(1, sum(weight.nbytes for weight in weights))
 
 
-def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Model]) -> Model | None:
+def draft_model(
+    draft: Draft | None, prepared: Prepared, lender: Lender, load: Callable[..., Model]
+) -> Model | None:  # fmt: skip
     """The smaller model of a draft, loaded as the model is; None: the draft needs none. Errors: as of `load`.
 
-    A plan's numbers are those of the checkpoint, whatever `prune` says. Both models together keep the memory limit.
+    A plan's numbers are those of the checkpoint, whatever `prune` says; what both hold alike, the model lends
+    (`lender`). Both models together keep the memory limit.
     """
     if draft is None:
         return None
@@ -121,14 +125,15 @@ def draft_model(draft: Draft | None, prepared: Prepared, load: Callable[..., Mod
         if _is_plan(draft):
             at = prepared.opened.directory
             options |= {"quantize": request.quantize, "adapter": request.adapter, "adapters": request.adapters}
-            model = load(at, prune=draft, max_context=prepared.program.n_context, **options)
+            options |= {"prune": draft, "max_context": prepared.program.n_context}
+            model = load(at, options, lender)
         else:
-            model = load(draft, max_context=request.max_context, **options)
-    except MemoryLimitError as e:
-        msg = f"{said}: {e} (memory_limit={limit}, of which the model itself takes {needed:,})"
-        raise MemoryLimitError(msg) from None
+            model = load(draft, options | {"max_context": request.max_context})
     except MiaotuiError as e:
-        msg = f"{said}: {_as_draft(e)}"
+        if e is lender.error:
+            raise
+        of = f" (memory_limit={limit}, of which the model itself takes {needed:,})"
+        msg = f"{said}: {_as_draft(e)}{of if isinstance(e, MemoryLimitError) else ''}"
         raise type(e)(msg) from None
     try:
         _check_alike(said, model, prepared)

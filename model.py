@@ -13,6 +13,7 @@ from .interpreters import whole_imports
 from .limits import AUTO, named_adapters
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
 from .loader.ahead import fetch_whole
+from .loader.lending import Lender
 from .loader.open import open_model
 from .loader.pack import pack
 from .loader.quantize import pack_rows
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .errors import MiaotuiError
     from .loader.load_plan import LoadPlan
+    from .loader.open import Opened
     from .loader.quantize import PackRows
     from .loader.text.chat_messages import Messages
     from .prepare import Prepared
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from .runtime.constraints import Constraint
     from .runtime.parameters import Overflow
     from .runtime.searching import Asked
+    from .runtime.spec import Weight, Weights
 
     Prompt = str | Ids[int] | NDArray[np.integer[Any]]
 
@@ -116,6 +120,11 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
     `ProfileError`.
     """
+    return _loaded(path, options)
+
+
+def _loaded(path: str | Path, options: LoadKwargs, lender: Lender | None = None) -> Model:
+    """`lender`: of the model that this one drafts for, as a part of it."""
     began = time.perf_counter()
     asked = parse_options(options)
     check_draft(asked.draft, asked.request.device)
@@ -129,13 +138,10 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
         if not some and asked.request.limit_bytes is None:
             fetch_whole(opened)
         request, profile, picked = settled(asked, opened, free)
-        prepared = prepare(opened, request, free=free, part=draft_part(asked.draft))
-        drafts = draft_model(asked.draft, prepared, load)
-        plan = prepared.plan
-        weights = pack(plan, opened.checkpoint, threads=request.n_threads, rows=quantizer(plan))
-        if prepared.apart is not None:
-            apart = prepared.apart
-            weights = with_adapters(weights, apart.names, apart.loaded(opened.checkpoint))
+        prepared = prepare(opened, request, free=free, part=draft_part(asked.draft), lender=lender)
+        own = Lender(prepared.plan, partial(_packed, prepared, lender))
+        drafts = draft_model(asked.draft, prepared, own, _loaded)
+        weights = own.weights()
         backend = _backend(prepared)
         session = Session(prepared.program, weights, backend)
         session.drafting.default = drafters(asked.draft, session, drafts)
@@ -143,8 +149,7 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
         if drafts is not None:
             drafts.close()
         opened.close()
-        needed = prepared.memory["allocated"] if prepared is not None else 0
-        raise refused(needed, f"{opened.directory.name}: loading it") from e
+        raise _no_memory(opened, prepared) from e
     except BaseException:
         if backend is not None:
             backend.close()
@@ -154,6 +159,22 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
         raise
     load_s = time.perf_counter() - began
     return Model(prepared, session, load_s=load_s, profile=profile, picked=picked, drafts=drafts)
+
+
+def _packed(prepared: Prepared, lender: Lender | None, made: dict[int, Weight]) -> Weights:
+    """The weights, those of adapters that are kept apart included; `made` as of `pack`."""
+    plan, opened, apart = prepared.plan, prepared.opened, prepared.apart
+    made.update({} if lender is None else lender.lent(plan))
+    try:
+        weights = pack(plan, opened.checkpoint, threads=prepared.request.n_threads, rows=quantizer(plan), made=made)
+        return weights if apart is None else with_adapters(weights, apart.names, apart.loaded(opened.checkpoint))
+    except MemoryError as e:
+        raise _no_memory(opened, prepared) from e
+
+
+def _no_memory(opened: Opened, prepared: Prepared | None) -> MiaotuiError:
+    needed = prepared.memory["allocated"] if prepared is not None else 0
+    return refused(needed, f"{opened.directory.name}: loading it")
 
 
 def _free_bytes() -> int:
@@ -366,19 +387,19 @@ class Model(Scores):
         Of scores: `frequency_penalty`, `presence_penalty`, `encoder_repetition_penalty`, `logit_bias` ({id: added}),
         `sequence_bias`, `exponential_decay_length_penalty`; DRY's `dry_multiplier`, `dry_base`, `dry_allowed_length`,
         `dry_penalty_last_n`, `dry_sequence_breakers`. Of ids: `suppress_tokens`, `begin_suppress_tokens`,
-        `min_length`, `forced_decoder_ids`. Of a draw: `typical_p`, `epsilon_cutoff`, `eta_cutoff`, `top_n_sigma`;
-        `mirostat` with `mirostat_tau`, `mirostat_eta`; `dynatemp_range` with `dynatemp_exponent`, or `adaptive`,
-        temperatures that follow the entropy; `xtc_probability` with `xtc_threshold`; and `sampler_order`, the order of
-        these stages. `overflow`: what becomes of a text that is longer than the context: "error", "truncate-left" (of
-        the prompt) or "window" (docs/sessions.md). `draft`: False guesses no ids ahead, "ngram" does by what the text
-        repeats; no answer changes (docs/speculation.md). `priority`: of several calls that wait for room, the higher
-        number goes first (docs/concurrency.md). `cache_salt`: only texts with the same one share what begins alike
-        (docs/concurrency.md). `schema`, `grammar`, `regex` or
-        `choices`: what the answer must be; `stop_at`: "block", of code (docs/constrained.md). `filters`: words and
-        regular expressions that the text does not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md).
-        `show_tokens`: special tokens that the text shows, as a reader of a model's calls of tools needs them.
-        `adapter`: which one of `load(adapters=...)` reads and writes the text (docs/adapters.md). The prompt of an
-        encoder-decoder is what its encoder reads. Errors: `InputError`, and what a function of yours raises.
+        `min_length`, `forced_decoder_ids`. Of a draw: `typical_p`, `epsilon_cutoff`, `eta_cutoff`, `top_n_sigma`,
+        `top_h`; `mirostat` with `mirostat_tau`, `mirostat_eta`; `dynatemp_range` with `dynatemp_exponent`, or
+        `adaptive`, temperatures that follow the entropy; `xtc_probability` with `xtc_threshold`; and `sampler_order`,
+        the order of these stages. `overflow`: what becomes of a text that is longer than the context: "error",
+        "truncate-left" (of the prompt) or "window" (docs/sessions.md). `draft`: False guesses no ids ahead, "ngram"
+        does by what the text repeats; no answer changes (docs/speculation.md). `priority`: of several calls that wait
+        for room, the higher number goes first (docs/concurrency.md). `cache_salt`: only texts with the same one share
+        what begins alike (docs/concurrency.md). `schema`, `grammar`, `regex` or `choices`: what the answer must be;
+        `stop_at`: "block", of code (docs/constrained.md). `filters`: words and regular expressions that the text does
+        not show, `mt.Filters`; `.filtered` has what was met (docs/filters.md). `show_tokens`: special tokens that the
+        text shows, as a reader of a model's calls of tools needs them. `adapter`: which one of `load(adapters=...)`
+        reads and writes the text (docs/adapters.md). The prompt of an encoder-decoder is what its encoder reads.
+        Errors: `InputError`, and what a function of yours raises.
         """
         if _several(prompt):
             return self.generate_all(prompt, **parameters)

@@ -23,6 +23,7 @@ from .runtime.recorder.record import record
 
 if TYPE_CHECKING:
     from .loader.apart import Apart
+    from .loader.lending import Lender
     from .loader.load_plan import LoadPlan
     from .loader.open import Opened
     from .loader.prune.options import Prune
@@ -56,10 +57,18 @@ class Prepared:
         return self.plan.config
 
 
-def prepare(opened: Opened, request: Request, *, free: int | None = None, part: Prune | None = None) -> Prepared:
+def prepare(
+    opened: Opened,
+    request: Request,
+    *,
+    free: int | None = None,
+    part: Prune | None = None,
+    lender: Lender | None = None,
+) -> Prepared:
     """Plan the load, record the program and predict the memory; `free`: what the GPU has, where one is asked for.
 
     `part`: a plan whose model is to draft. Where it leaves the first layers, the program has them as its early exit.
+    `lender`: the model that this one drafts for, as a part of it.
 
     Tensors are read where only their data say what stays: for a share of neurons or width the matrices that rank them,
     for sparsity "stored" those whose zeros are counted. That comes after a first check of the memory limit, in which
@@ -67,7 +76,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
     `MemoryLimitError`.
     """
     chosen = select(request.prune, opened)
-    plan = make_load_plan(opened, request.quantize, chosen.cut)
+    plan = _borrowed(lender, make_load_plan(opened, request.quantize, chosen.cut))
     apart = _apart(request, opened, plan)
     early = 0
     if part is not None:
@@ -85,7 +94,7 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
         if chosen.ranks:
             chosen = chosen.ranked(opened)
             plan = make_load_plan(opened, request.quantize, chosen.cut)
-        plan = counted(plan, opened.checkpoint)
+        plan = _borrowed(lender, counted(plan, opened.checkpoint))
         apart = _apart(request, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
         program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart, early, beams)
@@ -94,6 +103,10 @@ def prepare(opened: Opened, request: Request, *, free: int | None = None, part: 
     notes = (*request.notes(plan.config), *(apart.lines if apart else ()))
     receipt = replace(make_receipt(plan, opened, chosen.plan, notes=notes), precision=program.roundings)
     return Prepared(opened, request, chosen.plan, plan, program, memory, receipt, apart)
+
+
+def _borrowed(lender: Lender | None, plan: LoadPlan) -> LoadPlan:
+    return plan if lender is None else lender.borrowed(plan)
 
 
 def _apart(request: Request, opened: Opened, plan: LoadPlan) -> Apart | None:

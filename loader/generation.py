@@ -140,8 +140,8 @@ APPLIED: dict[str, Callable[[object], bool]] = {
 #: The same, where the caller asks for sampling.
 OF_SAMPLING: dict[str, Callable[[object], bool]] = {
     "temperature": _number(0, 1e30, least_too=False), "top_k": _count, "top_p": _number(0, 1, least_too=False),
-    "min_p": _number(0, 1), "typical_p": _number(0, 1, least_too=False), "epsilon_cutoff": _number(0, 0.999),
-    "eta_cutoff": _number(0, 0.999),
+    "min_p": _number(0, 1), "top_h": _number(0, 1, least_too=False), "typical_p": _number(0, 1, least_too=False),
+    "epsilon_cutoff": _number(0, 0.999), "eta_cutoff": _number(0, 0.999),
 }  # fmt: skip
 
 

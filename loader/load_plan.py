@@ -107,7 +107,7 @@ class LoadPlan:
     @property
     def mapped_bytes(self) -> int:
         """Bytes read in place from the mapped files."""
-        return sum(source.nbytes for source in self if source.offset is None)
+        return sum(source.nbytes for source in self if source.mapped)
 
     @property
     def resident_bytes(self) -> int:

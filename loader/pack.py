@@ -61,15 +61,24 @@ def planned(plan: LoadPlan) -> Weights:
     return _assemble(plan, lambda source: _weight(source, None), None)
 
 
-def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: PackRows = pack_rows) -> Weights:
+def pack(
+    plan: LoadPlan,
+    checkpoint: Checkpoint,
+    *,
+    threads: int = 1,
+    rows: PackRows = pack_rows,
+    made: dict[int, Weight] | None = None,
+) -> Weights:
     """Make every weight; matrices are quantised by `rows`, with this many threads.
 
+    `made`: those that are there already by the `id` of their source, as all are in the end.
     Raises `CheckpointError` where the tensors' data contradict the plan. The resident block is one anonymous mapping of
     `plan.resident_bytes`; it lives as long as any weight made from it. What was copied from the file is released.
     """
+    made = {} if made is None else made
     routed = [source for source in plan if source.expert is not None and source.offset is None]
     if plan.cut.cuts or routed:  # experts that are mapped are read when a token goes to them, and nothing around them
-        later = {id(source) for source in routed}
+        later = {id(source) for source in routed} | made.keys()
         checkpoint.expect(spans_by_file(source for source in plan.touched if id(source) not in later))
     elif not checkpoint.fetched:  # tables are read row by row, but for the head, which comes last
         order = sorted(plan.touched, key=lambda source: source.role in TOKENS)
@@ -104,7 +113,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
 
     try:
         with pool or contextlib.nullcontext():
-            return _assemble(plan, make, _ones(plan, block))
+            return _assemble(plan, make, _ones(plan, block), made)
     except RuntimeError as e:  # of a pool
         if "thread" not in str(e):
             raise
@@ -114,7 +123,7 @@ def pack(plan: LoadPlan, checkpoint: Checkpoint, *, threads: int = 1, rows: Pack
 
 def _pool(plan: LoadPlan, threads: int) -> Executor | None:
     """Threads that quantise, or put an adapter in, where anything is to be."""
-    if not any(source.quantizes or source.changes for source in plan):
+    if not any((source.quantizes or source.changes) and not source.lent for source in plan):
         return None
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only who quantises should pay
 
@@ -165,7 +174,7 @@ def _check_vectors(plan: LoadPlan, checkpoint: Checkpoint) -> None:
     """Of a load that quantises, which checks its matrices: CheckpointError where a vector holds NaN or infinity."""
     if any(source.quantizes for source in plan):
         for source in plan:
-            if len(source.shape) == 1:
+            if len(source.shape) == 1 and not source.lent:
                 _check_finite(source, checkpoint)
 
 
@@ -311,8 +320,13 @@ def _ones(plan: LoadPlan, block: NDArray[np.uint8] | None) -> NDArray[np.float32
     return ones
 
 
-def _assemble(plan: LoadPlan, make: Callable[[Source], Weight], ones: NDArray[np.float32] | None) -> Weights:
-    made = _once(make)
+def _assemble(
+    plan: LoadPlan,
+    make: Callable[[Source], Weight],
+    ones: NDArray[np.float32] | None,
+    there: dict[int, Weight] | None = None,
+) -> Weights:
+    made = _once(make, {} if there is None else there)
     own, model = _stack(plan, made, ones)
     if plan.config.decoder is None:
         return _with_head(Weights(encoder=own), plan.config, model)
@@ -326,9 +340,8 @@ def _assemble(plan: LoadPlan, make: Callable[[Source], Weight], ones: NDArray[np
     return Weights(decoder=own, encoder=encoder, head=head, head_dense=dense)
 
 
-def _once(make: Callable[[Source], Weight]) -> Callable[[Source], Weight]:
+def _once(make: Callable[[Source], Weight], made: dict[int, Weight]) -> Callable[[Source], Weight]:
     """Each source's weight, made when it is first asked for: one embedding of two stacks is one object."""
-    made: dict[int, Weight] = {}
 
     def of(source: Source) -> Weight:
         if id(source) not in made:

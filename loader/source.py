@@ -74,6 +74,7 @@ class Source:
     of them side by side, {h} in its name for the head.
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     `changes`: what an adapter does to the numbers, while they are read and before anything else is done to them.
+    `lent`: another load of the checkpoint has the weight in its memory (`lending.py`).
     """
 
     name: str
@@ -98,6 +99,7 @@ class Source:
     alone: str = ""
     several: tuple[TensorInfo, ...] = ()
     changes: tuple[Change, ...] = ()
+    lent: bool = False
 
     @property
     def role(self) -> str:
@@ -116,6 +118,11 @@ class Source:
     def nbytes(self) -> int:
         """Bytes of the weight, in the file's mapping or in the block."""
         return weight_bytes(self.dtype, self.shape, self.kept or 0)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether it is used in place, in the file's mapping."""
+        return self.offset is None and not self.lent
 
     @property
     def quantizes(self) -> bool:
@@ -151,7 +158,7 @@ class Source:
     def action(self) -> str:
         """What loading does, in words."""
         if self.offset is None:
-            return "mapped"
+            return "lent" if self.lent else "mapped"
         made = self.tensor.dtype
         steps = ["gathered"] if self.gathered else []
         steps += ["transposed"] if self.transposed else []

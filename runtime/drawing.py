@@ -66,6 +66,7 @@ __all__ = [
     "D_STAGES",
     "D_SURPRISES",
     "D_TEMPERATURE",
+    "D_TOP_H",
     "D_TOP_K",
     "D_TYPICAL",
     "D_UNIT",
@@ -122,6 +123,8 @@ D_MIN_P, D_EPSILON, D_ETA, D_SIGMAS, D_RANGE, D_EXPONENT, D_ADAPTIVE = range(33,
 D_TYPICAL, D_XTC, D_XTC_THRESHOLD = range(40, 43)
 #: Mirostat's two numbers (address of float64: the bound, and where the next one goes), its aim and its pace.
 D_SURPRISES, D_AIM, D_PACE = range(43, 46)
+#: Bits of a float64: top-h's part of the entropy.
+D_TOP_H = 46
 DRAW_WORDS = 48
 #: Slots of the CPU's instructions: logits, their width, the threads' scratch, bytes of a thread's, how many have one,
 #: and which of the instructions it is, in their order.
@@ -205,7 +208,7 @@ def _stage_words(sampler: Sampler, words: NDArray[np.int64]) -> None:
     words[D_TYPICAL] = (1 << 53) - nucleus_part(how.typical_p)
     words[D_XTC], words[D_XTC_THRESHOLD] = nucleus_part(how.xtc_probability), nucleus_part(how.xtc_threshold)
     words[D_SURPRISES] = 0 if sampler.tells_ahead else sampler.surprises.ctypes.data
-    floats[D_AIM], floats[D_PACE] = how.mirostat_tau, how.mirostat_eta
+    floats[D_AIM], floats[D_PACE], floats[D_TOP_H] = how.mirostat_tau, how.mirostat_eta, how.top_h
 
 
 def _list_words(changes: Changes, words: NDArray[np.int64]) -> Lists:

@@ -18,6 +18,7 @@ __all__ = [
     "LN2_HIGH",
     "LN2_LOW",
     "NEGLIGIBLE",
+    "OF_TOP_H",
     "PER_LN2",
     "ROUNDS",
     "TAYLOR",
@@ -40,6 +41,8 @@ _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
 #: Weights below exp(-40) of the largest are less than half a unit, which is 2^-55 of it at least: none.
 NEGLIGIBLE = -40.0
+#: Top-h looks at this many of the largest logits, as in transformers.
+OF_TOP_H = 100
 _BLOCK = 8192  # elements of `exp` worked on at a time: its three buffers stay in the second-level cache
 _LEVELS = 4096  # a nucleus' boundary is searched by counting into this many levels of score ...
 _SORTED = 1024  # ... until so few candidates are left; these are sorted

@@ -167,6 +167,8 @@ class GenerateKwargs(ConstraintKwargs, total=False):
     """As `epsilon_cutoff`, but lower where the distribution is flat; 0 is off."""
     top_n_sigma: float | SupportsFloat | None
     """Draw only tokens whose logit is this many standard deviations below the largest at most; 0 is off."""
+    top_h: float | SupportsFloat | None
+    """Draw from the likeliest tokens that have this share of the entropy of the 100 likeliest, in [0, 1]; 0 is off."""
     mirostat: int | SupportsIndex | None
     """2: keep the surprise of what is drawn near `mirostat_tau`; 0 is off."""
     mirostat_tau: float | SupportsFloat | None

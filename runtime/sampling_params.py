@@ -22,15 +22,15 @@ __all__ = ["ASK_TO_SAMPLE", "ORDER", "SAMPLING", "SamplingParams", "fresh_seed",
 _F32 = np.finfo(np.float32)
 #: The stages, in the order that they have unless `sampler_order` says another: transformers' for those that it has.
 ORDER = (
-    "temperature", "top_n_sigma", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "xtc",
-    "mirostat",
+    "temperature", "top_n_sigma", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
+    "xtc", "mirostat",
 )  # fmt: skip
 #: Stages that the short way through a draw has, in the order that it has them in.
 _PLAIN = ("temperature", "top_k", "top_p", "min_p")
 #: Any of them asks for sampling.
 ASK_TO_SAMPLE = (
-    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "mirostat",
-    "dynatemp_range", "adaptive", "xtc_probability",
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "top_h",
+    "mirostat", "dynatemp_range", "adaptive", "xtc_probability",
 )  # fmt: skip
 #: Parameter -> (an integer?, may it be?, what is expected).
 _RANGES: dict[str, tuple[bool, Callable[[float], bool], str]] = {
@@ -48,6 +48,7 @@ _RANGES: dict[str, tuple[bool, Callable[[float], bool], str]] = {
     "epsilon_cutoff": (False, lambda p: 0 <= p < 1, "a number in [0, 1) (0 is off)"),
     "eta_cutoff": (False, lambda p: 0 <= p < 1, "a number in [0, 1) (0 is off)"),
     "top_n_sigma": (False, lambda n: n >= 0, "a finite number >= 0 (0 is off)"),
+    "top_h": (False, lambda h: 0 <= h <= 1, "a number in [0, 1] (0 is off)"),
     "mirostat": (True, lambda n: n in {0, 2}, "0 (off) or 2, its second version"),
     "mirostat_tau": (False, lambda t: t > 0, "a finite number > 0: the surprise that is aimed at, in bits"),
     "mirostat_eta": (False, lambda e: e > 0, "a finite number > 0: how fast it is followed"),
@@ -79,6 +80,7 @@ class SamplingParams:
     epsilon_cutoff: float = 0.0
     eta_cutoff: float = 0.0
     top_n_sigma: float = 0.0
+    top_h: float = 0.0
     mirostat: int = 0
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
@@ -171,8 +173,11 @@ _GIVEN = {name: name for name in ORDER[:-2]} | {
 
 def _order(value: object) -> tuple[str, ...]:
     """Stages, each once, mirostat the last. Errors: `InputError`."""
-    names = tuple(value) if is_iterable(value) and not isinstance(value, str | bytes) else (None,)
     known = ", ".join(ORDER)
+    if not is_iterable(value) or isinstance(value, str | bytes):
+        what = "sampler_order"
+        raise refusal(what, value, f"a list of some of {known}")
+    names = tuple(value)
     for name in names:
         if not isinstance(name, str) or name not in ORDER:
             msg = f"sampler_order={shown(value)}: {shown(name)} is no stage; expected a list of some of {known}"

@@ -162,7 +162,8 @@ class Text:
     def _with_breakers(self, parameters: GenerateKwargs) -> GenerateKwargs:
         """Ids for the texts at which DRY's matches end: the last id of each after a letter, as p-e-w has it."""
         given = parameters.get("dry_sequence_breakers")
-        if not real(parameters.get("dry_multiplier")) or (codec := self.codec() if self.has_codec() else None) is None:
+        wanted = given is not None or real(parameters.get("dry_multiplier"))
+        if not wanted or (codec := self.codec() if self.has_codec() else None) is None:
             return parameters
         texts = DRY_BREAKERS if given is None else [given] if isinstance(given, str) else given
         if not is_iterable(texts):
@@ -294,6 +295,7 @@ class Sequence:
         self._speculation: Speculation | None = None
         self._is_ahead = False  # whether the cache may hold more than the ids
         self._closed = False
+        self._written_by: str | None = None  # once it is closed
         self._leave = session.left.when_dropped(self, self._table)
 
     @property
@@ -308,7 +310,7 @@ class Sequence:
     @property
     def adapter(self) -> str | None:
         """The name of the adapter that it is read and written with; None: the model alone."""
-        return self._session.adapters.name_of(self._table.adapter)
+        return self._written_by if self._closed else self._session.adapters.name_of(self._table.adapter)
 
     @property
     def n_context(self) -> int:
@@ -778,9 +780,11 @@ class Sequence:
 
     @memory_named("close")
     def close(self) -> None:
-        """Free the pages. Harmless when done twice."""
+        """Free the pages, and the place of an adapter whose name is gone. Harmless when done twice."""
+        self._written_by = self.adapter
         self._closed, self._following = True, None
         self._leave()
+        self._table.adapter = int(self._table.adapter)  # equal, but it holds no place (`Adapters`)
 
     def __enter__(self) -> Self:
         """Use as a context manager."""

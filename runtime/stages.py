@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .exact import NEGLIGIBLE, PER_LN2, exp, exp_of, log_of, nucleus, nucleus_part, unit_bits
+from .exact import NEGLIGIBLE, OF_TOP_H, PER_LN2, exp, exp_of, log_of, nucleus, nucleus_part, unit_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +149,24 @@ def top_n_sigma(row: Standing, n: float) -> None:
     row.keep(alive)
 
 
+def top_h(row: Standing, h: float) -> None:
+    """Of the 100 largest keep the likeliest whose -p log p sum to h times that of all 100 at most, and the first.
+
+    Baghaei Potraghloo et al. 2025, arXiv:2509.02510, as transformers' `TopHLogitsWarper` has it: p is the share among
+    the 100. Of equals the lower id goes first. The sums are of floats, in this order.
+    """
+    ids = np.argsort(-row.scores, kind="stable")[:OF_TOP_H]
+    ids = ids[row.weights[ids] > 0]
+    weights = row.weights[ids].astype(np.float64)
+    total = float(int(row.weights[ids].sum()))
+    surprises = log_of(total / 2.0**row.unit) - row.exponents[ids]
+    reached = np.cumsum(weights / total * surprises)
+    over = np.flatnonzero(reached[1:] > h * reached[-1])
+    left = np.zeros(row.scores.size, np.bool_)
+    left[ids[: 1 + (over[0] if over.size else ids.size)]] = True
+    row.keep(left)
+
+
 def top_k(row: Standing, k: int) -> None:
     """Keep the k largest scores, and what ties with the last (Fan et al. 2018, arXiv:1805.04833, section 5)."""
     alive = row.scores[row.alive]
@@ -227,6 +245,7 @@ def staged(row: Standing, stages: tuple[str, ...], how: SamplingParams, chance: 
     steps: dict[str, Callable[[], None]] = {
         "temperature": lambda: row.heat(tempered(how.temperature, how, row)),
         "top_n_sigma": lambda: top_n_sigma(row, how.top_n_sigma),
+        "top_h": lambda: top_h(row, how.top_h),
         "top_k": lambda: top_k(row, how.top_k),
         "top_p": lambda: top_p(row, how.top_p),
         "min_p": lambda: min_p(row, how.min_p),

@@ -35,37 +35,43 @@ ENDINGS = ("s", "ed", "ing", "er", "ly", "iz", "kja", "vik", "ß", "é")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?;:'\"()-éßäöüł日本語中文字שלוםمرحبا😀👩🇩"
 
 
-def write_model(directory: Path, kind: str, head: str = "", *, labels: tuple[str, ...] = (), **more: Any) -> Path:
+def write_model(
+    directory: Path, kind: str, head: str = "", *, labels: tuple[str, ...] = (), positions: int = POSITIONS, **more: Any
+) -> Path:
     """config.json, model.safetensors and the tokenizer's files of a random model; `more` goes into config.json."""
     directory.mkdir(parents=True, exist_ok=True)
     vocab = TOKENIZERS[kind](directory)
-    config = _config(kind, head, len(vocab)) | more
+    told = directory / "tokenizer_config.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"model_max_length": positions}))
+    config = _config(kind, head, len(vocab), positions) | more
     if labels:
         config |= {"id2label": {str(i): label for i, label in enumerate(labels)}}
         config |= {"label2id": {label: i for i, label in enumerate(labels)}}
     (directory / "config.json").write_text(json.dumps(config, indent=1))
     n_out = {"classes": len(labels), "token_classes": len(labels), "spans": 2}.get(head, 0)
     rng = np.random.default_rng([*kind.encode(), *head.encode()])
-    write_safetensors(directory / "model.safetensors", _tensors(rng, kind, head, len(vocab), n_out))
+    write_safetensors(directory / "model.safetensors", _tensors(rng, kind, head, len(vocab), n_out, positions))
     return directory
 
 
-def _config(kind: str, head: str, n_vocab: int) -> dict[str, Any]:
+def _config(kind: str, head: str, n_vocab: int, positions: int) -> dict[str, Any]:
     name = {"bert": "Bert", "roberta": "Roberta", "albert": "Albert"}[kind]
     config: dict[str, Any] = {
         "architectures": [f"{name}{HEADS[head]}"], "model_type": kind, "vocab_size": n_vocab, "hidden_size": WIDTH,
         "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": FEED, "hidden_act": "gelu",
-        "max_position_embeddings": POSITIONS, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0,
+        "max_position_embeddings": positions, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0,
     }  # fmt: skip
     if kind == "roberta":
-        config |= {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": POSITIONS + 2}
+        config |= {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": positions + 2}
         config |= {"bos_token_id": 0, "eos_token_id": 2, "layer_norm_eps": 1e-5}
     if kind == "albert":
         config |= {"embedding_size": WIDTH, "num_hidden_groups": 1, "inner_group_num": 1, "hidden_act": "gelu_new"}
     return config
 
 
-def _tensors(rng: np.random.Generator, kind: str, head: str, n_vocab: int, n_out: int) -> dict[str, np.ndarray]:
+def _tensors(
+    rng: np.random.Generator, kind: str, head: str, n_vocab: int, n_out: int, positions: int
+) -> dict[str, np.ndarray]:
     out: dict[str, np.ndarray] = {}
 
     def linear(name: str, n: int, k: int, scale: float = 1.5) -> None:
@@ -76,7 +82,7 @@ def _tensors(rng: np.random.Generator, kind: str, head: str, n_vocab: int, n_out
         out[f"{name}.weight"] = (1 + 0.2 * rng.standard_normal(WIDTH)).astype(np.float32)
         out[f"{name}.bias"] = (0.2 * rng.standard_normal(WIDTH)).astype(np.float32)
 
-    n_positions, n_types = (POSITIONS + 2, 1) if kind == "roberta" else (POSITIONS, 2)
+    n_positions, n_types = (positions + 2, 1) if kind == "roberta" else (positions, 2)
     at = f"{kind}.embeddings"
     for name, n in (("word", n_vocab), ("position", n_positions), ("token_type", n_types)):
         out[f"{at}.{name}_embeddings.weight"] = rng.standard_normal((n, WIDTH)).astype(np.float32)

@@ -89,8 +89,8 @@ def test_a_text_keeps_its_adapter_until_it_ends(base: Path, paths: dict[str, Pat
         with pytest.raises(InputError, match="all taken; texts that began with adapters"):
             model.add_adapter("b", paths["all"])
         text.close()
-        del text
         model.add_adapter("b", paths["all"])
+        assert text.adapter == "a"
         wanted_ids = first.generate(IDS, max_new_tokens=5, adapter="all").ids
         assert model.generate(IDS, max_new_tokens=5, adapter="b").ids == wanted_ids
 

@@ -245,7 +245,7 @@ def test_heads_judge_each_option_as_a_pair(tmp_path: Path, labels: tuple[str, ..
         yes = np.asarray(rows).reshape(2, -1)[:, entails].astype(float)
         assert reader.read(state, one(asked)).probabilities == pytest.approx(np.exp(yes) / np.exp(yes).sum())
         row = np.asarray(model.pairs.of([(state, "Is Tom happy?")], act="identity")).reshape(-1).astype(float)
-        no = row[0] if "contradiction" in labels else 0.0
+        no = {1: 0.0, 2: row[-1], 3: row[0]}[len(labels)]  # of two labels, the other is against it
         wanted = 1 / (1 + math.exp(no - row[entails]))
         assert reader.read(state, one(NOUL)).probabilities[0] == pytest.approx(wanted)
         sides = NOUL | {"criteria": {"true": "yes", "false": "no"}}

@@ -199,6 +199,7 @@ def test_powers_are_as_near_as_their_users_think():
 def test_where_nothing_can_be_drawn_the_definition_says_why():
     n = 40
     params = [SamplingParams(do_sample=True, seed=1), SamplingParams(repetition_penalty=1.5)]
+    params.append(SamplingParams(do_sample=True, seed=1, top_h=0.5))
     for bad, rest in ((np.nan, 0.0), (-np.nan, -np.inf), (np.inf, 0.0), (-np.inf, -np.inf)):
         for at in (0, 16, n - 1):
             row = np.full(n, rest, np.float32)
@@ -313,7 +314,7 @@ HOWS = [
     {"repetition_penalty": 1.2},
     {"temperature": 0.9, "no_repeat_ngram_size": 2, "bad_words_ids": [[3]], "min_new_tokens": 4},
     {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5, "typical_p": 0.95},
-    {"adaptive": 2.0, "xtc_probability": 0.5, "sampler_order": ["xtc", "temperature"]},
+    {"adaptive": 2.0, "xtc_probability": 0.5, "top_h": 0.8, "sampler_order": ["xtc", "top_h", "temperature"]},
     {"frequency_penalty": 0.8, "dry_multiplier": 1.0, "dry_allowed_length": 1, "logit_bias": {3: 2.0}},
     {"presence_penalty": 0.8, "dynatemp_range": 0.5, "suppress_tokens": [3], "sequence_bias": {(4, 5): 1.0}},
 ]

@@ -114,7 +114,7 @@ SHORT: list[dict[str, Any]] = [
 ]
 #: Stages of a draw, in the usual order and in another, and what changes logits before them.
 STAGED: list[dict[str, Any]] = [
-    {"typical_p": 0.8, "epsilon_cutoff": 0.004, "eta_cutoff": 0.01, "presence_penalty": 0.7, **DRAWN},
+    {"top_h": 0.9, "typical_p": 0.8, "epsilon_cutoff": 0.004, "eta_cutoff": 0.01, "presence_penalty": 0.7, **DRAWN},
     {
         "sampler_order": ["min_p", "xtc", "top_k", "temperature", "top_n_sigma"],
         "min_p": 0.02,

@@ -43,7 +43,7 @@ SAID = [
     {"penalty_alpha": 0.6},
     {"dola_layers": "low"},
     {"token_healing": True},
-    {"do_sample": True, "top_h": 0.4},
+    {"do_sample": True, "top_h": 1.5},
 ]
 
 
@@ -142,6 +142,7 @@ def test_shortest_answers_of_the_file(checkpoint):
 
 def test_what_the_file_says_of_sampling_holds_where_sampling_is_asked_for(checkpoint):
     said = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "typical_p": 0.9, "epsilon_cutoff": 1e-3}
+    said["top_h"] = 0.7
     how = {name: value for name, value in said.items() if name != "do_sample"}
     file, few = checkpoint / "generation_config.json", {"max_new_tokens": 9, "seed": 5, "ignore_eos": True}
     file.unlink(missing_ok=True)

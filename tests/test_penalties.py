@@ -270,3 +270,7 @@ def test_a_breaker_that_the_tokenizer_drops_is_no_letter():
     assert set(colon) < set(breakers)
     with pytest.raises(InputError, match=r"dry_sequence_breakers: the tokenizer has no token for '\\n'; leave it out"):
         text.with_ids({"dry_multiplier": 1.0, "dry_sequence_breakers": "\n"})
+    for asked in (["\n"], "\n"):  # DRY is off, and nothing is said that is not so
+        with pytest.raises(InputError, match=r"the tokenizer has no token for '\\n'; leave it out"):
+            text.with_ids({"dry_sequence_breakers": asked})
+    assert text.with_ids({"dry_sequence_breakers": [":"]})["dry_sequence_breakers"] == colon

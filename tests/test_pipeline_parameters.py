@@ -112,7 +112,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("text-generation", {"inputs": "a", "streamer": object()}, "streamer=.*: model.stream gives an answer piece by"),
     ("text-generation", {"inputs": "a", "generation_config": {}}, "generation_config=.*: give its parameters by their"),
     ("text-generation", {"inputs": "a", "output_scores": True}, "output_scores=True: logprobs=True tells"),
-    ("text-generation", {"inputs": "a", "top_h": 0.5}, "unknown parameter of text-generation top_h"),
+    ("text-generation", {"inputs": "a", "top_a": 0.5}, "unknown parameter of text-generation top_a"),
     ("text-generation", {"inputs": "a", "return_full_text": True, "return_tensors": True}, "exclude each other"),
     ("text-generation", {"inputs": "a", "logprobs": 2}, "logprobs=2: expected True or False; top_logprobs=2 tells"),
     ("text-generation", {"inputs": "a", "top_logprobs": -1}, "top_logprobs=-1: expected an integer from 0 to"),

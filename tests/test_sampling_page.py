@@ -61,8 +61,8 @@ def test_options_are_the_parameters(capsys: pytest.CaptureFixture[str]) -> None:
         *("--max-new-tokens", "12", "--seed", "3", "--typical-p", "0.7", "--frequency-penalty", "0.4"),
         *("--logit-bias", "300=2", "--logit-bias", "17=-1.5", "--sequence-bias", "5,9=-2", "--dry-multiplier", "0.8"),
         *("--dry-sequence-breaker", ".", "--suppress-tokens", "5,9", "--forced-decoder-ids", "8=300"),
-        *("--xtc-probability", "0.5", "--sampler-order", "temperature,xtc,typical_p", "--min-length", "3"),
-        *("--exponential-decay-length-penalty", "4,1.2", "--xtc-threshold", "0.05"),
+        *("--xtc-probability", "0.5", "--sampler-order", "temperature,top_h,xtc,typical_p", "--min-length", "3"),
+        *("--exponential-decay-length-penalty", "4,1.2", "--xtc-threshold", "0.05", "--top-h", "0.9"),
     ]
     assert main(["generate", "Once upon a time", *options, "--no-prompt"]) == 0
     with mt.load(demo.path()) as model:
@@ -70,8 +70,8 @@ def test_options_are_the_parameters(capsys: pytest.CaptureFixture[str]) -> None:
             "Once upon a time", max_new_tokens=12, seed=3, typical_p=0.7, frequency_penalty=0.4,
             logit_bias={300: 2.0, 17: -1.5}, sequence_bias=[([5, 9], -2.0)], dry_multiplier=0.8,
             dry_sequence_breakers=["."], suppress_tokens=[5, 9], forced_decoder_ids=[(8, 300)], xtc_probability=0.5,
-            sampler_order=["temperature", "xtc", "typical_p"], min_length=3, xtc_threshold=0.05,
-            exponential_decay_length_penalty=(4, 1.2),
+            sampler_order=["temperature", "top_h", "xtc", "typical_p"], min_length=3, xtc_threshold=0.05,
+            exponential_decay_length_penalty=(4, 1.2), top_h=0.9,
         )  # fmt: skip
     assert capsys.readouterr().out.rstrip("\n") == wanted.text.rstrip("\n")
     for option, value, said in (

@@ -180,6 +180,24 @@ def test_json_of_a_schema(client: Client, strict) -> None:
     assert (refused.status, refused.error["param"]) == (400, "response_format")
 
 
+def test_a_text_may_be_json_of_a_schema_too(client: Client) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"schema": {**schema, "additionalProperties": False}}}
+    body = {"model": "story", "prompt": START, "seed": 2, "max_tokens": 64}
+    choice = client.post(COMPLETIONS, {**body, "response_format": wanted}).json["choices"][0]
+    assert list(json.loads(choice["text"])) == ["a"]
+    held = client.post(COMPLETIONS, {**body, "response_format": {"type": "json_object"}}).json["choices"][0]
+    assert held["text"].lstrip().startswith("{")
+    named = {"type": "json_schema"}
+    for wrong, param in (
+        ({"type": "xml"}, "response_format.type"),
+        (named, "response_format.json_schema"),
+        ({**named, "json_schema": {"schema": {"type": 3}}}, "response_format"),
+    ):
+        refused = client.post(COMPLETIONS, {**body, "response_format": wrong})
+        assert (refused.status, refused.error["param"]) == (400, param)
+
+
 def test_our_own_parameters(client: Client, models: dict[str, miaotui.Model]) -> None:
     body = {"model": "story", "prompt": START, "seed": 5, "temperature": 0.8, "max_tokens": 8}
     own = {"top_k": 7, "min_p": 0.02, "repetition_penalty": 1.2, "priority": 3}
@@ -238,6 +256,13 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"stop": [""]}, 400, "stop[0]"),
     (CHAT, {"messages": []}, 400, "messages"),
     (CHAT, {"messages": [{"content": "a"}]}, 400, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "user", "contents": "a"}]}, 400, "messages[0].content"),
+    (
+        CHAT,
+        {"messages": [*MESSAGES, {"role": "assistant", "content": None}]},
+        400,
+        f"messages[{len(MESSAGES)}].content",
+    ),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0].type"),
     (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, 400, "messages[0].content"),
     (CHAT, {"logit_bias": {"x": 1}}, 400, "logit_bias"),
@@ -250,9 +275,13 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"regex": "(a"}, 400, "regex"),
     (CHAT, {"regex": "a", "choices": ["b"]}, 400, None),
     (COMPLETIONS, {"prompt": [10**6]}, 400, "prompt"),
-    (COMPLETIONS, {"prompt": [-1]}, 400, "prompt"),
+    (COMPLETIONS, {"prompt": [-1]}, 400, "prompt[0]"),
     (COMPLETIONS, {"prompt": []}, 400, "prompt"),
-    (COMPLETIONS, {"prompt": [["a"]]}, 400, "prompt"),
+    (COMPLETIONS, {"prompt": [["a"]]}, 400, "prompt[0][0]"),
+    (COMPLETIONS, {"prompt": ["a", [1]]}, 400, "prompt[1]"),
+    (COMPLETIONS, {"prompt": [True]}, 400, "prompt"),
+    (CHAT, {"chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs"),
+    (CHAT, {"regex": "a", "response_format": {"type": "json_object"}}, 400, "response_format"),
     (COMPLETIONS, {"prompt": "a " * 3000}, 400, "prompt"),
     (COMPLETIONS, {"prompt": ["a"] * 129}, 400, "n"),
     (COMPLETIONS, {"suffix": "b", "prompt": "a"}, 400, None),
@@ -270,6 +299,7 @@ def test_what_is_wrong_is_named(
     error = reply.error
     assert error["type"] == "invalid_request_error"
     assert param is None or error["param"] == param
+    assert param is None or param in error["message"]
     assert "Traceback" not in error["message"]
     assert len(error["message"]) < 2000
 
@@ -301,6 +331,7 @@ def test_models_and_paths(client: Client) -> None:
     assert client.get("/v1/models/story").json["max_model_len"] == 512
     assert client.get("/v1/models/../../etc/passwd").status == 404
     assert client.get("/nothing").error["code"] == "not_found"
+    assert client.post(f"{CHAT}/", {"messages": MESSAGES}).error["code"] == "not_found"  # and no redirection
     assert client.get(CHAT).status == 405
     assert client.get(CHAT).error["message"] == f"GET: {CHAT} takes POST only"
 
@@ -364,6 +395,16 @@ def test_a_model_without_a_tokenizer_tells_no_place(tmp_path: Path) -> None:
 def test_only_the_place_of_a_model_is_told_as_its_name(lies: str, text: str, told: str) -> None:
     models: Any = {"tale": SimpleNamespace(directory=Path(lies)), "second": SimpleNamespace(directory=Path("/m/other"))}
     assert Served(models).told(text) == told
+
+
+def test_what_a_template_refuses_is_named_as_the_request_names_it(client: Client) -> None:
+    """The included model knows no system message."""
+    for path, body, param in (
+        (CHAT, {"messages": [{"role": "system", "content": "a"}, *MESSAGES]}, "messages"),
+        ("/v1/responses", {"input": "Hi", "instructions": "a"}, "input"),
+    ):
+        told = client.post(path, {"model": "chat", **body}).error
+        assert (told["param"], told["message"].startswith(f"{param}: the chat template refuses")) == (param, True)
 
 
 def test_what_is_missing_is_told_in_words(client: Client) -> None:

@@ -54,6 +54,7 @@ def test_the_best_answers_of_a_search_in_their_order(client: Client, models: dic
     assert reply["usage"]["completion_tokens"] == sum(len(each.ids) for each in (best, *best.alternatives))
     assert reply["usage"]["prompt_tokens"] == len(models["story"].tokenizer.encode(PROMPT))
     assert all("seed" not in each for each in reply["choices"])
+    assert [each["score"] for each in reply["choices"]] == [each.score for each in (best, *best.alternatives)]
 
 
 def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: dict[str, miaotui.Model]) -> None:
@@ -62,10 +63,12 @@ def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: 
     found = [models["story"].generate(p, num_beams=2, n=2, max_new_tokens=8) for p in prompts]
     texts = [each.text for best in found for each in (best, *best.alternatives)]
     assert [each["text"] for each in reply["choices"]] == texts
+    assert [each["score"] for each in reply["choices"]] == [e.score for b in found for e in (b, *b.alternatives)]
     messages = [{"role": "user", "content": "Tom had a red ball. What did Tom have?"}]
     reply = client.post(CHAT, {"model": "chat", "messages": messages, "num_beams": 2, "max_tokens": 16}).json
-    said = models["chat"].chat(messages, num_beams=2, max_new_tokens=16).text
-    assert reply["choices"][0]["message"]["content"] == said
+    said = models["chat"].chat(messages, num_beams=2, max_new_tokens=16)
+    assert reply["choices"][0]["message"]["content"] == said.text
+    assert reply["choices"][0]["score"] == said.score
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,8 @@ def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: 
         ({"temperature": 0.5}, "num_beams", "do not go together"),
         ({"logprobs": 0}, "num_beams", "do not go together"),
         ({"regex": "a+"}, "num_beams", "do not go together"),
+        ({"stop": "a"}, "num_beams", "=3: stop and beams"),
+        ({"response_format": {"type": "json_object"}}, "num_beams", "=3: response_format and beams"),
         ({"num_beams": 32, "max_tokens": 500}, "num_beams", "cache_tokens"),
         ({"mirostat": 2}, "mirostat", "nothing is drawn"),
         ({"xtc_probability": 0.5, "n": 2}, "xtc_probability", "nothing is drawn"),
@@ -85,6 +90,7 @@ def test_beams_of_several_prompts_and_of_a_conversation(client: Client, models: 
         ({"suppress_tokens": EVERY}, None, "no id may come after position"),
         ({"suppress_tokens": EVERY, "remove_invalid_values": True}, "num_beams", "no text has a score"),
         ({"early_stopping": "always"}, "early_stopping", "always"),
+        ({"early_stopping": 1}, "early_stopping", 'expected true or false or "never"'),
     ],
 )
 def test_what_beams_do_not_do_is_refused(client: Client, more: dict[str, Any], param: str | None, said: str) -> None:
@@ -95,6 +101,7 @@ def test_what_beams_do_not_do_is_refused(client: Client, more: dict[str, Any], p
 
 def test_temperature_0_says_that_nothing_is_drawn(client: Client) -> None:
     plain = client.post(COMPLETIONS, FOUND).json["choices"]
+    assert "score" not in client.post(COMPLETIONS, {**FOUND, "num_beams": 1}).json["choices"][0]
     assert client.post(COMPLETIONS, {**FOUND, "temperature": 0, "top_p": 0.9}).json["choices"] == plain
 
 

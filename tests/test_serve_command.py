@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from miaotui.tools import demo
+from miaotui.tools import cli, demo
 from miaotui.tools.cli import main
 from miaotui.tools.commands import serve
 from serve_processes import serving
@@ -122,6 +122,30 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.strip() == said
 
 
+def test_on_any_loopback_address_only_its_own_names_are_good() -> None:
+    """So that no web page reaches the server by pointing a name of its own there."""
+    for host, closed in (
+        ("127.0.0.1", True),
+        ("127.0.0.9", True),
+        ("LocalHost", True),
+        ("::1", True),
+        ("0.0.0.0", False),  # noqa: S104 - everywhere, by any name
+    ):
+        args, _ = cli._parse(["serve", "--host", host])
+        hosts = serve._settings(args).hosts
+        assert ({host.lower(), "localhost"} <= {*hosts}) == closed == bool(hosts)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("LLM.Example", "llm.example"), ("[::1]", "::1"), ("FE80::1", "fe80::1"), ("10.0.0.7", "10.0.0.7")],
+)
+def test_a_name_is_meant_as_requests_have_it(given: str, meant: str) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    assert parser.parse_args(["--allowed-host", given]).allowed_host == [meant]
+
+
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
@@ -132,6 +156,8 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         (["--adapter", "x"], "expected NAME=PATH"),
         (["--adapter", "x=y@nobody"], "there is no model nobody"),
         (["--api-keys", os.devnull], "has no key"),
+        (["--allowed-host", "https://llm.example"], "--allowed-host: expected a name or an address, without https://"),
+        (["--allowed-host", "llm.example:443"], "found 'llm.example:443'"),
         (["--temperature", "-1"], "--temperature -1"),
         (["--max-requests", "0"], "--max-requests 0"),
         (["--tool-calls", "xml"], "--tool-calls xml: expected one of hermes, qwen3_coder,"),

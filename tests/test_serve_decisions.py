@@ -27,6 +27,7 @@ pytest.importorskip("jinja2")
 from miaotui.tools.server.security import Keys
 from serve_processes import serving
 from serving import Client, asked
+from task_models import write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,16 +252,30 @@ def test_whatever_is_sent_is_no_fault_of_the_servers(client: Client, path: str, 
     assert ("answers" in reply.json) == (reply.status == 200)
 
 
+#: Heads that decide: kind of the random model, and its labels.
+HEADS = {
+    "nli": ("bert", ("contradiction", "neutral", "entailment")),
+    "nli of two": ("roberta", ("entailment", "not_entailment")),
+    "reranker": ("bert", ("LABEL_0",)),
+    "reranker of pieces": ("albert", ("LABEL_0",)),
+}
+
+
 @pytest.mark.soak("decisions")
-@pytest.mark.parametrize("model", ["chat", "story"])
+@pytest.mark.parametrize("model", ["chat", "story", *HEADS])
 def test_the_form_s_own_suite_passes(tmp_path: Path, model: str) -> None:
     """jevcompat: every requirement; and where it allows noise, in answers about the same state, there is none."""
     pytest.importorskip("jevcompat", reason="pip install jevcompat==0.1.1")
     out, keys = tmp_path / "report.json", tmp_path / "keys"
     keys.write_text("a-long-secret\n")
-    with serving("--api-keys", str(keys)) as (_, port):
-        url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "jevcompat.cli", "test", url, "--model", model, "--key", "a-long-secret"]
+    options = ["--api-keys", str(keys)]
+    if model in HEADS:
+        kind, labels = HEADS[model]
+        write_model(tmp_path / "head", kind, "classes", labels=labels, positions=1024)
+        options += ["--model", f"{tmp_path / 'head'}=head"]
+    with serving(*options) as (_, port):
+        url, name = f"http://127.0.0.1:{port}", "head" if model in HEADS else model
+        command = [sys.executable, "-m", "jevcompat.cli", "test", url, "--model", name, "--key", "a-long-secret"]
         done = subprocess.run([*command, "--json", str(out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "MUST 32/32, SHOULD 15/15" in done.stdout

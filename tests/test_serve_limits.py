@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
+import json
+import resource
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -13,13 +19,14 @@ pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
 from miaotui.errors import InputError
+from miaotui.tools.server.running import _most_connections
 from miaotui.tools.server.security import LOOPBACK, host_of, read_keys
+from miaotui.tools.server.served import Served
 from miaotui.tools.server.settings import Settings
-from serving import Client, Reply, asked
+from serving import Client, Reply, asked, on_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COMPLETIONS = "/v1/completions"
 LONG = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 400, "ignore_eos": True, "stream": True}
@@ -192,6 +199,63 @@ def test_bodies_and_their_limits(model: miaotui.Model) -> None:
     assert (reply.status, reply.error["code"]) == (413, "body_too_large")
     lying = client.post(COMPLETIONS, {"prompt": "a" * 100}, {"content-length": "2"})
     assert lying.status == 413
+    packed = client.post(COMPLETIONS, gzip.compress(json.dumps(SHORT).encode()), {"content-encoding": "gzip"})
+    assert (packed.status, packed.error["param"]) == (415, "content-encoding")
+    assert client.post(COMPLETIONS, SHORT, {"content-encoding": "identity"}).status == 200
+
+
+def test_headers_that_do_not_come_hold_no_connection(model: miaotui.Model) -> None:
+    """Of a first request or a further one; and a client that says nothing is not waited for either."""
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with on_loopback(Served({"story": model}), Settings(body_timeout=0.3)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        for first, then in ((b"", b""), (b"", whole[:20]), (whole, whole[:20])):
+            with socket.create_connection((host, int(port)), timeout=60) as made:
+                made.sendall(first)
+                told = b""
+                while first and not told.endswith(b'{"status":"ok"}'):
+                    told += made.recv(4096)
+                made.sendall(then)
+                told += b"".join(iter(lambda made=made: made.recv(4096), b""))
+            assert told.count(b"HTTP/1.1 200") == bool(first)
+            assert told.count(b"HTTP/1.1 408") == told.count(b'"code":"timeout"') == bool(then)
+
+
+def test_more_connections_than_are_taken(model: miaotui.Model, caplog: pytest.LogCaptureFixture) -> None:
+    """One more is closed at once, and one taken when another has gone."""
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with on_loopback(Served({"story": model}), Settings(max_connections=2)) as url:
+        host, port = url.removeprefix("http://").split(":")
+
+        def told(made: socket.socket) -> bytes:
+            with contextlib.suppress(OSError):  # it may be closed by then
+                made.sendall(whole)
+                return made.recv(4096)
+            return b""
+
+        def more() -> bytes:
+            with socket.create_connection((host, int(port)), timeout=60) as made:
+                return told(made)
+
+        first, second = (socket.create_connection((host, int(port)), timeout=60) for _ in range(2))
+        with first:
+            with second:
+                assert all(told(made).startswith(b"HTTP/1.1 200") for made in (first, second))
+                assert [more(), more()] == [b"", b""]
+            while not (again := more()):
+                pass
+            assert again.startswith(b"HTTP/1.1 200")
+    [warned] = [record.getMessage() for record in caplog.records if record.name == "miaotui.server"]
+    assert warned.startswith("2 connections are open, and more are closed at once")
+
+
+def test_connections_are_what_the_limit_of_open_files_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, least, most in ((1024, 600, 767), (100, 16, 16), (resource.RLIM_INFINITY, 1 << 16, 1 << 16)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert least <= _most_connections() <= most
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "iterdir", lambda _: (_ for _ in ()).throw(FileNotFoundError()))  # no /proc
+    assert 16 <= _most_connections() <= 1 << 16
 
 
 def test_a_fault_of_ours_tells_nothing_of_it(
@@ -224,7 +288,8 @@ def test_keys_and_names(model: miaotui.Model, tmp_path: Path) -> None:
     known = {"authorization": "Bearer first-key-of-ours"}
     for host in ("evil.example", "localhost.evil.example", "", "[::2]:80"):
         assert client.post(COMPLETIONS, SHORT, {**known, "host": host}).status == 403
-    assert client.post(COMPLETIONS, SHORT, {**known, "origin": "https://evil.example"}).status == 403
+    for origin in ("https://evil.example", "null", "http://[", "http://[zz]:1", ""):
+        assert client.post(COMPLETIONS, SHORT, {**known, "origin": origin}).status == 403
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
         assert client.post(COMPLETIONS, SHORT, {**known, "host": host}).status == 200
 

@@ -150,6 +150,8 @@ def shows_probabilities(tab: Tab, answer: str, picture: Path) -> None:
     page.keyboard.press("ArrowRight")
     assert "Token 2 of" in tab.text(".chances")
     assert page.locator(".chances tr.drawn").count() == 1
+    bottom = "e => e.getBoundingClientRect().bottom"
+    assert page.eval_on_selector(".chances", bottom) <= page.eval_on_selector("#log", bottom)  # all of it is seen
     page.screenshot(path=picture)
 
 
@@ -163,6 +165,23 @@ def loses_no_message(tab: Tab) -> None:
     assert page.input_value("#prompt") == "Not sent"
     with tab.settings():
         page.fill("#top_p", "")
+
+
+def searches_with_beams(tab: Tab) -> None:
+    """The answer comes whole, with its score; the settings for draws stay."""
+    said = [tab.say("Where does Anna live?", 3)]
+    with tab.settings() as page:
+        page.fill("#num_beams", "3")
+        page.fill("#length_penalty", "0.5")
+    said.append(tab.say("And what does Tom have?", 4))
+    assert all(said), said
+    feet = [tab.text(f"article.assistant .foot >> nth={n}") for n in (2, 3)]
+    assert "score" not in feet[0]
+    assert re.search(r"score -\d+\.\d{3}", feet[1]), feet[1]
+    assert page.locator("article.assistant >> nth=3 >> .token").count() == 0
+    with tab.settings():
+        page.fill("#num_beams", "")
+        page.fill("#length_penalty", "")
 
 
 def goes_on_with_a_text(tab: Tab) -> None:
@@ -201,6 +220,7 @@ def test_a_conversation_in_a_real_browser(look: str, tmp_path: Path) -> None:
         asks_for_a_key(tab, key, PICTURES / f"{look}-settings.png")
         shows_probabilities(tab, reuses_what_was_read(tab), PICTURES / f"{look}.png")
         loses_no_message(tab)
+        searches_with_beams(tab)
         goes_on_with_a_text(tab)
         assert not tab.wrong
         chromium.close()

@@ -426,7 +426,10 @@ def test_responses_of_json_and_of_a_limit(models: dict[str, miaotui.Model]) -> N
         ({"include": ["reasoning.encrypted_content"]}, "include"),
         ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"adapter": "nobody"}, "adapter"),
         ({"text": {"format": {"type": "json_object"}}}, "text.format"),
     ],
 )

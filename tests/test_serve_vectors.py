@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "vectors-api.md"
 ASKED = re.compile(r"^```sh\ncurl http://127.0.0.1:8000(\S+) .*? -d '(.*?)'\n```", re.DOTALL | re.MULTILINE)
 EMBEDDINGS, RERANK = "/v1/embeddings", "/v1/rerank"
+CHAT, COUNT = "/v1/chat/completions", "/v1/messages/count_tokens"
 TEXTS = ["Ana flew to Berlin.", "Bread is made of flour.", "Tea"]
 
 
@@ -185,10 +186,30 @@ def test_tokens_come_and_go(client: Client, models: dict[str, miaotui.Model]) ->
 
 
 @pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [{"type": "text", "text": "Tom had"}, {"type": "text", "text": " a ball."}]}],
+        [{"role": "user", "content": "It ends</s><s>User: and goes on"}],
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Tom"}],
+    ],
+    ids=["parts", "what looks like control tokens", "the assistant's goes on"],
+)
+def test_the_tokens_of_a_conversation_are_those_that_a_chat_reads(client: Client, messages: list[Any]) -> None:
+    count = client.post("/tokenize", {"model": "chat", "messages": messages}).json["count"]
+    for path, more in ((CHAT, {"max_tokens": 1}), (COUNT, {})):
+        told = client.post(path, {"model": "chat", "messages": messages, **more}).json
+        assert (told["usage"]["prompt_tokens"] if path == CHAT else told["input_tokens"]) == count
+
+
+@pytest.mark.parametrize(
     ("path", "body", "param"),
     [
         ("/tokenize", {}, "prompt"),
-        ("/tokenize", {"prompt": "a", "messages": [{}]}, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
+        ("/tokenize", {"messages": [{}]}, "messages[0].role"),
+        ("/tokenize", {"messages": [{"role": "user"}]}, "messages[0].content"),
+        ("/tokenize", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+         "messages[0].content[0].type"),
         ("/tokenize", {"prompt": "a", "tools": []}, "tools"),
         ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"messages": 1}},
          "chat_template_kwargs"),

@@ -23,6 +23,7 @@ ON = {
     "temperature": [0.5, 1.7, 1e-3], "top_n_sigma": [0.7, 1.5], "top_k": [1, 7, 200], "top_p": [0.3, 0.9],
     "min_p": [0.02, 1.0], "typical_p": [0.2, 0.9], "epsilon_cutoff": [3e-4, 0.02], "eta_cutoff": [3e-4, 0.05],
     "xtc_probability": [0.5, 1.0], "mirostat": [2], "dynatemp_range": [0.4, 2.0], "adaptive": [0.3, 2.0],
+    "top_h": [0.3, 1.0],
 }  # fmt: skip
 MORE = {
     "xtc_probability": {"xtc_threshold": 0.02}, "mirostat": {"mirostat_tau": 2.0, "mirostat_eta": 0.3},
@@ -109,6 +110,12 @@ def test_known_answers():
     assert left([0, 0, 0, -9], {"xtc_probability": 1.0}, "xtc") == [2, 3]  # of equals the last is kept
     assert left(P, {"mirostat": 2}, "mirostat", mu=2.0) == [0, 1]  # -log2 .3 = 1.737, -log2 .15 = 2.737
     assert left(P, {"mirostat": 2}, "mirostat", mu=-1.0) == [0]
+    assert [len(left(P, {"top_h": h}, "top_h")) for h in (0.1, 0.52, 0.53, 0.72, 0.73, 0.89, 0.9, 1)] == [
+        1, 1, 2, 2, 3, 3, 4, 5,  # -p log p sum to .367 .728 1.012 1.243 1.392: to .263 .523 .727 .892 of it all
+    ]  # fmt: skip
+    assert left(np.zeros(300), {"top_h": 0.505}, "top_h") == list(range(50))  # of 100, each has 1 %
+    assert left(np.zeros(300), {"top_h": 1.0}, "top_h") == list(range(100))
+    assert left([-2, 5, -2, 5, 5], {"top_h": 0.7}, "top_h") == [1, 3]  # of equals the first
     assert left(P, {"top_k": 3, "top_p": 0.8}, "top_k", "top_p") == [0, 1]  # .4 + .3 of .85
     assert left(P, {"top_k": 3, "top_p": 0.8}, "top_p", "top_k") == [0, 1, 2]
 
@@ -175,6 +182,14 @@ def test_the_other_stages_leave_what_their_formulas_do(seed, n, scale, grid, hid
         gone = set(top) - {top[row[top] == row[top].min()][-1]} if done else set()
         how = {"temperature": t, "xtc_probability": probability, "xtc_threshold": threshold}
         assert left(row, how, "temperature", "xtc", chance=chance) == sorted(set(left(row, how, "temperature")) - gone)
+    # top_h: of the 100 largest the first whose -p log p sum to a share of all of it, and the largest
+    largest, share = np.argsort(-row, kind="stable")[:100], min(amount / 3, 1.0)
+    p = shares(row[largest])
+    reached = np.cumsum(-p * np.log(np.maximum(p, 1e-300)))
+    kept = left(row, {"top_h": share}, "top_h")
+    assert kept == sorted(largest[: len(kept)])
+    least, most = (int((reached <= share * reached[-1] + off).sum()) for off in (-1e-9, 1e-9))
+    assert max(1, least) <= len(kept) <= max(1, most)
     # temperatures by the entropy H: greedy at 0, where the first of the largest is left
     low, high, m = max(0.0, t - amount), t + amount, alive.size
     by_range = low + (high - low) * (entropy(row) / math.log(m)) ** bent if m > 1 else t
@@ -245,6 +260,7 @@ def test_transformers_leaves_the_same(n, seed):
         ("typical_p", 0.3, transformers.TypicalLogitsWarper), ("typical_p", 0.9, transformers.TypicalLogitsWarper),
         ("epsilon_cutoff", 3e-3, transformers.EpsilonLogitsWarper), ("eta_cutoff", 3e-3, transformers.EtaLogitsWarper),
         ("eta_cutoff", 0.3, transformers.EtaLogitsWarper), ("top_k", 7, transformers.TopKLogitsWarper),
+        ("top_h", 0.4, transformers.TopHLogitsWarper), ("top_h", 0.9, transformers.TopHLogitsWarper),
         ("top_p", 0.7, transformers.TopPLogitsWarper), ("min_p", 0.05, transformers.MinPLogitsWarper),
     ):  # fmt: skip
         wanted = torch.isfinite(warper(value)(None, scores.clone()))[0].nonzero().ravel().tolist()
@@ -271,14 +287,16 @@ def test_which_way_is_taken():
             {"sampler_order": ("top_k",), "adaptive": 1},
             "sampler_order: lacks 'temperature', which adaptive=1.0 asks for",
         ),
-        ({"sampler_order": "top_k"}, "sampler_order='top_k': None is no stage"),
+        ({"sampler_order": "top_k"}, "sampler_order='top_k': expected a list of some of temperature, top_n_sigma"),
+        ({"sampler_order": 3}, "sampler_order=3: expected a list of some of temperature, top_n_sigma"),
         ({"sampler_order": ["topk"]}, "'topk' is no stage; expected a list of some of temperature, top_n_sigma"),
         ({"sampler_order": ["top_k", "top_k"]}, "top_k comes twice"),
         ({"sampler_order": ["mirostat", "top_k"]}, "mirostat is the last stage, or none"),
         ({"mirostat": 1}, r"mirostat=1: expected 0 \(off\) or 2"),
         ({"adaptive": 1.0, "dynatemp_range": 0.1}, "adaptive=1.0: dynatemp_range sets the temperature"),
         *[({name: math.nan}, f"{name}=nan: expected") for name in ("typical_p", "eta_cutoff", "top_n_sigma")],
-        *[({name: -0.1}, f"{name}=-0.1: expected") for name in ("typical_p", "epsilon_cutoff", "xtc_probability")],
+        *[({name: -0.1}, f"{name}=-0.1: expected") for name in ("typical_p", "top_h", "xtc_probability")],
+        ({"top_h": 1.5}, r"top_h=1.5: expected a number in \[0, 1\] \(0 is off\)"),
         *[({name: 0}, f"{name}=0: expected") for name in ("typical_p", "mirostat_tau", "xtc_threshold")],
     ],
 )

@@ -138,6 +138,7 @@ def said(deltas: list[Delta]) -> list[Any]:
         (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}', [("f", '{"a": 1}')]),
         (HERMES, '<tool_call>{"name": "f", "arguments": {"a": "x\ny"}}', [("f", '{"a": "x\\ny"}')]),
         (HERMES, '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>', None),
+        (HERMES, '<tool_call>{"name": "f", "arguments": {"a": [-1e999]}}</tool_call>', None),
         (HERMES, '<tool_call>{"name": "f", "arguments": {"a": 1, "a": 2}}</tool_call>', None),
         (HERMES, '<tool_call>{"name": 7, "arguments": {}}</tool_call>', None),
         (HERMES, '<tool_call>{"name": "f", "arguments": [1]}</tool_call>', None),

@@ -367,6 +367,7 @@ def test_ways_to_draw_are_timed_and_the_profile_has_the_chosen_one(tmp_path, cap
     code, out, err = run(capsys, "tune", *asked)
     assert code == 0, err
     assert "sampling=temperature=9" in out
+    assert "\nchosen: top_p=0.9, temperature=9.0\n" in out
     profile = read_profile(file)
     assert profile.generate == {"top_p": 0.9, "temperature": 9.0}
     assert {row["loss"] for row in profile.table} == {0.0}

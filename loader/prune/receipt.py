@@ -173,7 +173,6 @@ def hashed(receipt: Receipt, plan: LoadPlan, checkpoint: Checkpoint) -> Receipt:
 
 
 def _entry(source: Source) -> Entry:
-    mapped = source.offset is None
     return Entry(
         weight=source.name,
         tensor=source.tensor.name,
@@ -181,9 +180,9 @@ def _entry(source: Source) -> Entry:
         shape=source.shape,
         dtype=source.dtype,
         tensor_bytes=source.tensor.nbytes,
-        read_bytes=source.read_bytes,
-        mapped_bytes=source.nbytes if mapped else 0,
-        resident_bytes=0 if mapped else source.nbytes,
+        read_bytes=0 if source.lent else source.read_bytes,
+        mapped_bytes=source.nbytes if source.mapped else 0,
+        resident_bytes=0 if source.offset is None else source.nbytes,
         action=source.action,
         zeros=None if source.zeros is None else str(source.zeros),
         kept=source.kept,

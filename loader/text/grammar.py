@@ -129,7 +129,12 @@ class Grammars:
         wrong, messages = self._library.LLMatcher.validate_grammar_with_warnings(text, self._after)
         if wrong:
             raise _refused(name, value, messages[0])
-        return Grammar(name, self, text, schema)
+        made = Grammar(name, self, text, schema)
+        try:
+            made.first_mask()  # of what no text is, there is none
+        except _StuckError as e:
+            raise _refused(name, value, e.why) from None
+        return made
 
     def _of_schema(self, schema: Schema) -> str:
         try:
@@ -190,6 +195,10 @@ class Grammar:
     @once
     def _at_first(self) -> _Matcher:
         return self._grammars.matcher(self, first=True)
+
+    def first_mask(self) -> None:
+        """Fill the mask of what an answer begins with. Errors: `InputError`: there is none."""
+        _Walk(self, self._grammars, begun=True).fill()
 
     def matcher(self, *, first: bool) -> _Matcher:
         """At the beginning, the caller's own; `first`: for the masks of a text's first token alone."""
@@ -268,10 +277,18 @@ class _Walk:
         if self._grammar.schema is not None:
             self._grammar.schema.check(text)
 
-    def _stuck(self, matcher: _Matcher) -> InputError:
+    def _stuck(self, matcher: _Matcher) -> _StuckError:
         name, why = self._grammar.name, _first_line(matcher.get_error())
         msg = f"{name}: llguidance gave up in the middle of the answer ({why}); ask for something simpler"
-        return InputError(msg)
+        error = _StuckError(msg)
+        error.why = why
+        return error
+
+
+class _StuckError(InputError):
+    """No id can go on, or too many things could; `why`: in llguidance's words."""
+
+    why = ""
 
 
 def _refused(name: str, value: object, message: str) -> InputError:

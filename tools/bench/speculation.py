@@ -9,9 +9,10 @@ What counts is the median over the pairs of the ratio of the seconds after the f
     prose           a story, which repeats little
     wrong           drafts that never come, offered for every token: what looking for some costs
 
-Drafts by the model's own first layers (`--depths`) are stated with what was accepted, and next to each what the same
-layers are by themselves, unchecked (an early exit): their speed, and how far their distribution is from the whole
-model's, the mean KL divergence over a prompt's positions in nats.
+Drafts by the model's own first layers (`--depths`), or by any plan (`--plans keep-layers=0-6,16-17`), are stated with
+what was accepted, and next to each what the same layers are by themselves, unchecked (an early exit): their speed, how
+far their distribution is from the whole model's, the mean KL divergence over a prompt's positions in nats, and of how
+many ids of the whole model's answer they say the same (`agrees`): the most that could be accepted of one guess a token.
 """
 
 from __future__ import annotations
@@ -104,6 +105,14 @@ def divergence(model: Model, other: Model, prompt: str) -> float:
     return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
 
 
+def agreement(model: Model, other: Model, prompt: str, new: int) -> float:
+    """The share of a greedy answer's ids that the other draws too, each after the same ids."""
+    answer = model.generate(prompt, max_new_tokens=new, ignore_eos=True).ids
+    ids = model.tokenizer.encode(prompt)
+    drawn = other.logits([*ids, *answer[:-1]])[len(ids) - 1 :].argmax(axis=1)
+    return float((drawn == np.array(answer)).mean())
+
+
 def _log_softmax(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
@@ -124,18 +133,20 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"draft": "wrong", "prompt": "prose", **compared(model, PROMPTS["prose"], *many)}
     with load(args.model, **how) as whole:
         n_layers = whole.config.n_layers
-        for depth in args.depths or sorted({max(1, round(n_layers * part)) for part in (0.5, 0.75, 0.9)}):
-            kept = f"keep-layers=0-{depth - 1}"
+        usual = [] if args.plans else sorted({max(1, round(n_layers * part)) for part in (0.5, 0.75, 0.9)})
+        for kept in (*(f"keep-layers=0-{depth - 1}" for depth in args.depths or usual), *args.plans):
             with load(args.model, prune=kept, **how) as early:
-                alone = [early.generate(PROMPTS["code"], max_new_tokens=24, ignore_eos=True) for _ in range(2)]
+                answers = [early.generate(PROMPTS["code"], max_new_tokens=24, ignore_eos=True) for _ in range(2)]
                 exits = {
-                    "tokens_per_s": max(g.timings.decode_tps for g in alone),
+                    "tokens_per_s": max(g.timings.decode_tps for g in answers),
                     "kl_nats": divergence(whole, early, PROMPTS["prose"]),
                 }
+                agrees = {name: agreement(whole, early, PROMPTS[name], few[0]) for name in ("code", "prose")}
             with load(args.model, draft=kept, **how) as model:
                 for name in ("code", "prose"):
-                    row = {"draft": kept, "of_layers": n_layers, "prompt": name}
-                    yield row | compared(model, PROMPTS[name], *few) | {"early_exit": exits}
+                    row = {"draft": kept, "of_layers": n_layers, "prompt": name, "bytes": model.memory["draft"]}
+                    alone = {"early_exit": exits | {"agrees": agrees[name]}}
+                    yield row | compared(model, PROMPTS[name], *few) | alone
 
 
 def _said(row: dict[str, Any]) -> str:
@@ -148,6 +159,7 @@ def _said(row: dict[str, Any]) -> str:
     ]
     if early:
         words.append(f"by itself {early['tokens_per_s']:.1f} tokens/s, KL {early['kl_nats']:.2f}")
+        words.append(f"agrees on {early['agrees']:.0%}")
     return ", ".join(words)
 
 
@@ -162,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--new", type=int, default=96, help="tokens of each answer; half for the depths")
     parser.add_argument("--rounds", type=int, default=5, help="pairs; at most 3 for the depths")
     parser.add_argument("--depths", type=int, nargs="*", help="layers of drafts by the model itself (default: three)")
+    parser.add_argument("--plans", nargs="*", default=[], help="short forms of other drafts by the model itself")
     parser.add_argument("--no-ngram", dest="ngram", action="store_false", help="leave out all but the depths")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser

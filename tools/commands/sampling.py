@@ -29,6 +29,7 @@ _STAGES: tuple[tuple[str, Callable[[str], float], str, str], ...] = (
     ("epsilon-cutoff", float, "P", "draw only tokens of this probability at least"),
     ("eta-cutoff", float, "P", "the same, but lower where the distribution is flat"),
     ("top-n-sigma", float, "N", "draw only tokens at most N standard deviations of the logits below the likeliest"),
+    ("top-h", float, "H", "draw from the likeliest tokens that have this share of the entropy; 0 is off"),
     ("mirostat", int, "2", "2: keep the surprise of what is drawn near --mirostat-tau"),
     ("mirostat-tau", float, "BITS", "the surprise that Mirostat aims at (default: 5)"),
     ("mirostat-eta", float, "X", "how fast Mirostat follows it (default: 0.1)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
 import sys
 from contextlib import ExitStack, suppress
@@ -23,6 +24,8 @@ __all__ = ["add_arguments", "main"]
 
 #: A name that is given with a model or adapter.
 _NAME = re.compile(r"[\w.:-]+(/[\w.:-]+)?")
+#: A name by which clients call the server, and an address of IPv6.
+_HOST, _ADDRESS = re.compile(r"[\w.-]+"), re.compile(r"[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*")
 #: Texts of the longest length that the cache holds at once, where --cache-tokens is not given.
 TEXTS = 8
 #: Bytes of a control group's limit that no model may take: for tokenizers, requests and answers.
@@ -87,6 +90,7 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allowed-host",
         action="append",
+        type=_host,
         metavar="NAME",
         help="a name by which clients may call this server; may be given several times (default: on this machine "
         "only its own names, elsewhere any)",
@@ -111,6 +115,15 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")
     group.add_argument("--log-texts", action="store_true", help="write prompts and answers into the access log too")
+
+
+def _host(text: str) -> str:
+    """A name or address, as requests have it, for argparse."""
+    name = text.removeprefix("[").removesuffix("]").lower()
+    if not _HOST.fullmatch(name) and not (":" in name and _ADDRESS.fullmatch(name)):
+        msg = f"expected a name or an address, without https:// and without a port, found {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return name
 
 
 def _port(text: str) -> int:
@@ -177,6 +190,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_own(host: str) -> bool:
+    """Whether only this machine itself can ask there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     from ..server.security import LOOPBACK  # noqa: PLC0415 - an extra
     from ..server.settings import Settings  # noqa: PLC0415 - as above
@@ -191,7 +212,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     if not 0 <= temperature <= 100:  # noqa: PLR2004 - as a request's
         msg = f"--temperature {temperature:g}: expected a number from 0 to 100"
         raise InputError(msg)
-    hosts = tuple(args.allowed_host or ()) or (LOOPBACK if args.host in LOOPBACK else ())
+    hosts = tuple(args.allowed_host or ()) or ((*LOOPBACK, args.host.lower()) if _is_own(args.host) else ())
     given = {name: getattr(args, name) for name in names}
     if args.reuse == "per-key" and args.api_keys is None:
         msg = "--reuse per-key: there are no keys; give them with --api-keys FILE"

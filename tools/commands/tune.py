@@ -319,7 +319,7 @@ def _report(args: argparse.Namespace, tuned: Tuned, subject: Subject, limits: Li
         early = {"time": f"; --max-seconds {args.max_seconds:g} ended it early", "interrupted": "; interrupted"}
         measured = sum(row["pairs"] > 0 for row in tuned.rows)
         print(f"{measured} settings measured in {tuned.seconds:.1f} s{early.get(tuned.ended, '')}")
-        told = ", ".join(f"{key}={value}" for key, value in tuned.profile.load.items())
+        told = ", ".join(f"{key}={value}" for key, value in (tuned.profile.load | tuned.profile.generate).items())
         print(f"chosen: {told or 'the usual settings'}")
     if args.out is not None:
         tuned.profile.save(args.out)

@@ -166,6 +166,8 @@ class _Judged:
         self.model, labels = model, [label.lower() for label in model.config.labels]
         self._entails = next((i for i, label in enumerate(labels) if label.startswith("entail")), None)
         self._denies = next((i for i, label in enumerate(labels) if label.startswith("contradict")), None)
+        if self._denies is None and len(labels) == 2:  # noqa: PLR2004 - entailment, and not; a shift of both means nothing
+            self._denies = 1 - (self._entails or 0)
         if len(labels) > 1 and self._entails is None:
             msg = f"model: its head has the labels {shown(list(model.config.labels))}; expected one, or one of them "
             msg += "called entailment: name a model that writes text, a reranker or an NLI model"

@@ -146,7 +146,7 @@ class Piece:
     """A part of answer number `index`: what it adds, the ids that it is made of, and at the end why it ended.
 
     `logprobs` are those of the ids, and before the first id those of the prompt's (`echo`). `seed`: of a drawn answer,
-    with its end.
+    with its end; `score`: of one that a search found.
     """
 
     index: int
@@ -155,6 +155,7 @@ class Piece:
     logprobs: tuple[Logprob, ...] = ()
     finish: Finish | None = None
     seed: int | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ class Answer:
     logprobs: list[Logprob]
     finish: Finish
     seed: int | None
+    score: float | None
 
 
 class Answering:
@@ -180,11 +182,12 @@ class Answering:
         self._made: AsyncGenerator[tuple[int, tuple[int, Token]], None] | None = None
         self._copies = ask.n if ask.greedy and ask.n > 1 else 1
         self._readers = [ask.reader(i) for i in range(ask.n_answers)]
+        self._scores = dict[int, float | None]()
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Pieces of all answers, in the order in which they come. Errors: those of `generate`."""
         ask, begun = self.ask, False
-        self._made = merged([self._one(prompt) for prompt in ask.prompts])
+        self._made = merged([self._one(prompt, i * ask.n) for i, prompt in enumerate(ask.prompts)])
         async for i, (number, token) in self._made:
             if not begun:
                 begun = True
@@ -199,19 +202,23 @@ class Answering:
             await self._made.aclose()
         self._metrics.used(self.ask.entry.name, self.usage)
 
-    def _one(self, prompt: Prompt) -> AsyncGenerator[tuple[int, Token], None]:
+    def _one(self, prompt: Prompt, first: int) -> AsyncGenerator[tuple[int, Token], None]:
+        """The answers to a prompt, by their numbers among them; `first`: that of the first among all."""
         ask = self.ask
         more: GenerateKwargs = {"n": 1 if ask.greedy else ask.n, "adapter": ask.entry.adapter}
         parameters = cast("GenerateKwargs", {**more, **ask.parameters})
         if ask.beams > 1:
-            return self._found(prompt, parameters)
+            return self._found(prompt, parameters, first)
         return ask.entry.model.achoices(prompt.ids, **parameters)
 
-    async def _found(self, prompt: Prompt, parameters: GenerateKwargs) -> AsyncGenerator[tuple[int, Token], None]:
+    async def _found(
+        self, prompt: Prompt, parameters: GenerateKwargs, first: int
+    ) -> AsyncGenerator[tuple[int, Token], None]:
         """The best answers of a search, whole."""
         async with self._searches:
             made = await self.ask.entry.model.agenerate(prompt.ids, **parameters)
         for number, answer in enumerate((made, *made.alternatives)):
+            self._scores[first + number] = answer.score
             for token in retold(answer):
                 yield number, token
 
@@ -233,7 +240,7 @@ class Answering:
         deltas += tuple(reader.end(cut=finish == "length"))
         if reader.called and finish == "stop":
             finish = "tool_calls"
-        return Piece(index, deltas, ids, token.logprobs, finish, token.seed)
+        return Piece(index, deltas, ids, token.logprobs, finish, token.seed, self._scores.get(index))
 
     async def whole(self) -> list[Answer]:
         """All answers, in order. Errors: those of `generate`."""
@@ -268,6 +275,7 @@ def _joined(index: int, pieces: list[Piece]) -> Answer:
         [told for piece in pieces for told in piece.logprobs],
         finish,
         pieces[-1].seed,
+        pieces[-1].score,
     )
 
 

@@ -70,6 +70,7 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         *page.routes(),
     ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)
+    inside.router.redirect_slashes = False  # another path is no path, and is told so
     errors = {wire.path: wire.error for wire in WIRES}
     guard = Guard(
         inside,

@@ -11,17 +11,20 @@ from .errors import RequestError
 from .events import Event
 from .fields import Field, Schema, array
 from .generating import MODEL, OWN, SAMPLING, STREAM, TEXT, parameters_of
-from .told import chat_logprobs, finish_seed, usage_of
+from .response_format import RESPONSE_FORMAT, hold_to
+from .told import chat_logprobs, origin_of, usage_of
 from .wires import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from .answers import Answer, Answering, Ask, Delta, Piece
     from .state import State
 
-__all__ = ["WIRE"]
+__all__ = ["MESSAGE", "TOOL", "WIRE", "check_said"]
 
+#: Roles of OpenAI's that have a content. Others are the template's, and what they have is too.
+ROLES = ("user", "assistant", "system", "developer", "tool")
 _TOKENS: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31}
 _PART: Schema = {
     "type": "object", "properties": {"type": {"enum": ["text"]}, "text": TEXT}, "required": ["type", "text"],
@@ -39,7 +42,7 @@ _CALL: Schema = {
     },
     "required": ["function"],
 }
-_TOOL: Schema = {
+TOOL: Schema = {
     "type": "object",
     "properties": {
         "type": {"enum": ["function"]},
@@ -66,10 +69,10 @@ _CHOICE: Schema = {
         },
     ]
 }
-_MESSAGE: Schema = {
+MESSAGE: Schema = {
     "type": "object",
     "properties": {
-        "role": {"type": "string", "minLength": 1, "maxLength": 64},
+        "role": {"anyOf": [{"enum": list(ROLES)}, {"type": "string", "minLength": 1, "maxLength": 64}]},
         "content": {"anyOf": [TEXT, array(_PART), {"type": "null"}]},
         "tool_calls": {"anyOf": [array(_CALL), {"type": "null"}]},
         "tool_call_id": {"anyOf": [TEXT, {"type": "null"}]},
@@ -78,7 +81,7 @@ _MESSAGE: Schema = {
 }
 FIELDS = (
     MODEL,
-    Field("messages", array(_MESSAGE, least=1, most=1 << 16), "The conversation.", required=True),
+    Field("messages", array(MESSAGE, least=1, most=1 << 16), "The conversation.", required=True),
     Field("max_tokens", _TOKENS, "Tokens of the answer, at most.", "max_new_tokens"),
     Field("max_completion_tokens", _TOKENS, "The same."),
     *STREAM,
@@ -90,30 +93,8 @@ FIELDS = (
         "And so many of the likeliest tokens in its place.",
         "top_logprobs",
     ),
-    Field(
-        "response_format",
-        {
-            "type": "object",
-            "properties": {
-                "type": {"enum": ["text", "json_object", "json_schema"]},
-                "json_schema": {
-                    "type": "object",
-                    "properties": {
-                        "name": TEXT,
-                        "description": TEXT,
-                        "schema": {"type": "object"},
-                        "strict": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
-                    },
-                    "required": ["schema"],
-                    "additionalProperties": False,
-                },
-            },
-            "required": ["type"],
-            "additionalProperties": False,
-        },
-        "What the answer must be: JSON, or JSON of a schema. It always follows the schema, strict or not.",
-    ),
-    Field("tools", array(_TOOL, most=128), "What the model may call."),
+    RESPONSE_FORMAT,
+    Field("tools", array(TOOL, most=128), "What the model may call."),
     Field(
         "tool_choice",
         _CHOICE,
@@ -123,13 +104,20 @@ FIELDS = (
     Field("documents", array({"type": "object"}, most=1 << 10), "Texts that a template for grounded answers reads."),
     Field("chat_template_kwargs", {"type": "object"}, "What else the template reads, as enable_thinking."),
     Field("continue_final_message", {"type": "boolean"}, "Go on with the last message."),
+    Field("safety_identifier", TEXT, "Has no effect."),
+    Field("prompt_cache_key", TEXT, "Has no effect: what begins alike is reused."),
     Field("service_tier", {"enum": ["auto", "default"]}, "Has no effect.", refused="there is one tier"),
     Field("store", {"enum": [False]}, "Nothing is stored.", refused="nothing is stored"),
     Field("modalities", {"type": "array", "items": {"enum": ["text"]}}, "Text.", refused="answers are texts"),
     *OWN,
 )
+#: Names that an assistant's reasoning may have.
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 #: What is called otherwise than its parameter.
-NAMES = {"schema": "response_format", "prompt": "messages"}
+NAMES = {
+    "schema": "response_format", "prompt": "messages", "template_variables": "chat_template_kwargs",
+    "stop_strings": "stop",
+}  # fmt: skip
 
 
 def ask(given: dict[str, Any], state: State) -> Ask:
@@ -149,6 +137,7 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     if given.get("logprobs"):
         entry.spelled.read()
     hold_to(parameters, given.get("response_format"))
+    check_said(given["messages"])
     choice = given.get("tool_choice", "auto")
     conversation = Conversation(
         given["messages"],
@@ -172,17 +161,14 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     )
 
 
-def hold_to(parameters: Any, wanted: Mapping[str, Any] | None) -> None:  # noqa: ANN401 - GenerateKwargs, which it changes
-    """Hold the answer to a `response_format`. Errors: `RequestError`."""
-    if wanted is None or wanted["type"] == "text":
-        return
-    if wanted["type"] == "json_object":
-        parameters["schema"] = {"type": "object"}
-    elif "json_schema" not in wanted:
-        msg = "response_format.json_schema: this field is missing; expected an object with a schema"
-        raise RequestError(msg, param="response_format.json_schema", code="missing_required_parameter")
-    else:
-        parameters["schema"] = wanted["json_schema"]["schema"]
+def check_said(messages: list[dict[str, Any]]) -> None:
+    """Every message of OpenAI's roles says something; an assistant's may be calls. Errors: `RequestError`."""
+    for i, message in enumerate(messages):
+        instead = ("tool_calls", *THOUGHTS) if message["role"] == "assistant" else ()
+        if message["role"] in ROLES and all(message.get(name) is None for name in ("content", *instead)):
+            where = f"messages[{i}].content"
+            msg = f"{where}: this field is missing; expected a text or a list of parts"
+            raise RequestError(msg, param=where, code="missing_required_parameter")
 
 
 def whole(answering: Answering, answers: list[Answer]) -> dict[str, Any]:
@@ -195,7 +181,7 @@ def whole(answering: Answering, answers: list[Answer]) -> dict[str, Any]:
             "message": _message(answer),
             "logprobs": chat_logprobs(asked.entry, answer.logprobs) if logprobs else None,
             "finish_reason": answer.finish,
-            **finish_seed(answer.seed),
+            **origin_of(answer),
         }
         for answer in answers
     ]
@@ -237,7 +223,7 @@ async def events(answering: Answering) -> AsyncIterator[Event]:
         for i, delta in enumerate(deltas):
             yield chunk(piece, delta, logprobs=None if i else told)
         if piece.finish is not None:
-            yield chunk(piece, {}, finish_reason=piece.finish, **finish_seed(piece.seed))
+            yield chunk(piece, {}, finish_reason=piece.finish, **origin_of(piece))
     if asked.include_usage:
         yield Event({**head, "choices": [], "usage": usage_of(answering.usage)})
 

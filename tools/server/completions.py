@@ -14,7 +14,8 @@ from .errors import RequestError
 from .events import Event
 from .fields import Field, Schema, array
 from .generating import MODEL, OWN, SAMPLING, STREAM, TEXT, check_answers, check_length, compiled, parameters_of
-from .told import finish_seed, legacy_logprobs, usage_of
+from .response_format import RESPONSE_FORMAT, hold_to
+from .told import legacy_logprobs, origin_of, usage_of
 from .wires import Wire
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ FIELDS = (
     Field("best_of", {"enum": [1]}, "1.", refused="all answers are returned; use n"),
     *STREAM,
     *SAMPLING,
-    Field("response_format", {"type": "object"}, "As in chat completions."),
+    RESPONSE_FORMAT,
     *OWN,
 )  # fmt: skip
 
@@ -69,6 +70,7 @@ def ask(given: dict[str, Any], state: State) -> Ask:
     model, n = entry.model, given.get("n", 1)
     parameters = parameters_of(FIELDS, given, model.generation_defaults, state.settings)
     parameters.setdefault("max_new_tokens", DEFAULT_TOKENS)
+    hold_to(parameters, given.get("response_format"))
     echo, stream = given.get("echo", False), given.get("stream", False)
     if "logprobs" in given:
         entry.spelled.read()
@@ -139,7 +141,7 @@ def whole(answering: Answering, answers: list[Answer]) -> dict[str, Any]:
             "text": (asked.prompts[answer.index // asked.n].text if echo else "") + answer.content,
             "logprobs": legacy_logprobs(asked.entry, answer.logprobs) if asked.more["logprobs"] else None,
             "finish_reason": answer.finish,
-            **finish_seed(answer.seed),
+            **origin_of(answer),
         }
         for answer in answers
     ]
@@ -161,7 +163,7 @@ async def events(answering: Answering) -> AsyncIterator[Event]:
             continue
         choice = {
             "index": piece.index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish,
-            **finish_seed(piece.seed),
+            **origin_of(piece),
         }  # fmt: skip
         yield Event({**head, "choices": [choice]})
     if asked.include_usage:
@@ -174,4 +176,12 @@ def _further(asked: Ask, logprobs: tuple[Logprob, ...], told: _Told) -> dict[str
     return made
 
 
-WIRE = Wire("/v1/completions", "Go on with a text, token ids, or several of them.", FIELDS, ask, whole, events)
+WIRE = Wire(
+    "/v1/completions",
+    "Go on with a text, token ids, or several of them.",
+    FIELDS,
+    ask,
+    whole,
+    events,
+    names={"schema": "response_format", "stop_strings": "stop"},
+)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .tool_calls import Delta as Read
     from .tool_calls import Format
 
-__all__ = ["FUNCTION", "Conversation", "ask_of", "prompt_of", "thoughts_of"]
+__all__ = ["FUNCTION", "Conversation", "ask_of", "prompt_of", "readable", "thoughts_of", "tool_of"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 #: Ids of a prompt that are read for the reasoning that its template may have begun.
@@ -87,7 +87,7 @@ def _function(given: Mapping[str, Any]) -> Function:
     return Function(given["name"], given.get("parameters") or {}, strict=given.get("strict") is True)
 
 
-def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
+def tool_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """A tool as templates read it."""
     parameters = given.get("parameters") or {"type": "object", "properties": {}}
     described = {"description": given["description"]} if given.get("description") else {}
@@ -161,11 +161,11 @@ def _said(entry: Entry, conversation: Conversation, constraint: str | None) -> _
     form = format_of(template) if entry.tool_calls is None else format_named(entry.tool_calls)
     if functions:
         _check(conversation, functions, template, form)
-    messages = [_readable(message, i) for i, message in enumerate(conversation.messages)]
+    messages = [readable(message, i) for i, message in enumerate(conversation.messages)]
     if any(message.get("tool_calls") for message in messages) and "tool_calls" not in template:
         msg = "messages: this model's chat template has no place for calls of tools; leave them out"
         raise RequestError(msg, param="messages", code="unsupported_value")
-    tools = [_tool(tool) for tool in conversation.tools] if functions else None
+    tools = [tool_of(tool) for tool in conversation.tools] if functions else None
     ids = tokenizer.chat_ids(messages, tools=tools, **conversation.template)
     held = _held(conversation, functions, form, template)
     if functions and constraint is not None:
@@ -227,7 +227,7 @@ def _held(conversation: Conversation, functions: Sequence[Function], form: Forma
     return held
 
 
-def _readable(message: Mapping[str, Any], number: int) -> dict[str, Any]:
+def readable(message: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A message as templates read it: one text, and arguments as an object. Errors: `RequestError`."""
     made = dict(message)
     if made.get("role") == "developer":

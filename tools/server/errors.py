@@ -17,6 +17,9 @@ __all__ = ["Problem", "RequestError", "openai_error", "problem_of"]
 
 #: How a message about an argument begins: its name, as it was typed.
 _NAMED = re.compile(r"(\w+)(\[[^]]*])?\s?[=:]")
+#: And where two arguments do not go together.
+_TWO = re.compile(r"(\w+) and (\w+):")
+_NEXT_TO = re.compile(r"(?<=: )\w+(?= and beams )")
 
 
 class RequestError(MiaotuiError):
@@ -74,11 +77,14 @@ def problem_of(error: BaseException, names: Mapping[str, str] | None = None) -> 
 
 def _renamed(message: str, names: Mapping[str, str]) -> tuple[str, str | None]:
     """The message, and the parameter that it begins with, by the name that the request has for it."""
+    if (both := _TWO.match(message)) and both[1] in names and both[2] in names:
+        return f"{names[both[1]]} and {names[both[2]]}{message[both.end(2) :]}", names[both[1]]
     match = _NAMED.match(message)
     name = None if match is None else names.get(match[1])
     if match is None or name is None:
         return message, None
-    return name + message[match.end(1) :], name
+    rest = _NEXT_TO.sub(lambda found: names.get(found[0], found[0]) if names else found[0], message[match.end(1) :])
+    return name + rest, name
 
 
 def _too_long(message: str) -> bool:

@@ -125,9 +125,28 @@ def _branch(value: object, branches: list[Schema], whole: Schema, where: str) ->
         except RequestError:
             continue
         return branch
-    if len(alike) == 1:
+    if len(alike) > 1:
+        alike = _meant(value, alike, where)
+    if len(alike) == 1 and "type" in alike[0]:
         return alike[0]  # which says what is wrong inside
     raise _wrong(value, whole, where)
+
+
+def _meant(value: object, alike: list[Schema], where: str) -> list[Schema]:
+    """Of types of objects, those that the value's own `type` names; of lists, those of the kind of its first item.
+
+    Errors: `RequestError` for a `type` that none has.
+    """
+    if isinstance(value, list):
+        return [b for b in alike if value and _is(value[0], b.get("items", {}).get("type", "null"))]
+    if not isinstance(value, dict):
+        return alike
+    types = [b.get("properties", {}).get("type", {}).get("enum", []) for b in alike]
+    if "type" not in value:
+        return [b for b, named in zip(alike, types, strict=True) if not named or "type" not in b.get("required", ())]
+    if all(types) and not any(value["type"] in named for named in types):
+        raise _wrong(value["type"], {"enum": [each for named in types for each in named]}, f"{where}.type")
+    return [b for b, named in zip(alike, types, strict=True) if value["type"] in named]
 
 
 def _text(value: str, schema: Schema, where: str) -> str:

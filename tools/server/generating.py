@@ -107,6 +107,7 @@ OWN = (
     Field("min_p", _SHARE, "Draw tokens of at least this share of the likeliest's probability.", "min_p"),
     Field("typical_p", {"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "Locally typical.", "typical_p"),
     Field("top_n_sigma", _NUMBER, "Draw logits this many standard deviations below the largest.", "top_n_sigma"),
+    Field("top_h", _SHARE, "Draw from the likeliest tokens with this share of the entropy.", "top_h"),
     Field("epsilon_cutoff", _NUMBER, "Draw tokens of this probability at least.", "epsilon_cutoff"),
     Field("eta_cutoff", _NUMBER, "As epsilon_cutoff, lower where the distribution is flat.", "eta_cutoff"),
     Field("adaptive", _NUMBER, "An entropy in nats: greedy where the distribution is sharper.", "adaptive"),

@@ -204,7 +204,7 @@ def _messages(message: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
 
 def ask(given: dict[str, Any], state: State) -> Ask:
     """What a request asks of the engine. Errors: `RequestError`, and those of templates and constraints."""
-    entry = state.served.find(given.get("model"))
+    entry = state.served.writer(given.get("model"))
     conversation = conversation_of(given)
     parameters = parameters_of(FIELDS, given, entry.model.generation_defaults, state.settings)
     if output := given.get("output_config", {}).get("format"):

@@ -136,7 +136,7 @@ FIELDS = (
     ),
     *OWN,
 )
-NAMES = {"schema": "text.format", "prompt": "input"}
+NAMES = {"schema": "text.format", "prompt": "input", "messages": "input"}
 
 
 def conversation_of(given: Mapping[str, Any]) -> Conversation:
@@ -185,7 +185,7 @@ def _joined(content: Any) -> str:  # noqa: ANN401 - a text, or parts of it
 
 def ask(given: dict[str, Any], state: State) -> Ask:
     """What a request asks of the engine. Errors: `RequestError`, and those of templates and constraints."""
-    entry = state.served.find(given.get("model"))
+    entry = state.served.writer(given.get("model"), given.get("adapter"))
     parameters = parameters_of(FIELDS, given, entry.model.generation_defaults, state.settings)
     parameters.setdefault("max_new_tokens", state.settings.max_tokens)
     wanted = given.get("text", {}).get("format", {"type": "text"})

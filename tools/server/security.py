@@ -76,8 +76,16 @@ def read_keys(file: Path) -> Keys:
 def host_of(header: str) -> str:
     """The name in a Host header, without its port."""
     if header.startswith("["):
-        return header[1:].partition("]")[0]
+        return header[1:].partition("]")[0].lower()
     return header.partition(":")[0].lower()
+
+
+def _name_in(origin: str) -> str:
+    """The name in an Origin header; "" where there is none."""
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:  # as http://[
+        return ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class Guard:
         _check_framing(scope, headers, self.max_headers)
         if self.hosts and scope["path"] not in self.probes:
             origin = headers.get("origin")
-            names = [host_of(headers.get("host", ""))] + ([] if origin is None else [urlsplit(origin).hostname or ""])
+            names = [host_of(headers.get("host", ""))] + ([] if origin is None else [_name_in(origin)])
             if any(name not in self.hosts for name in names):
                 msg = f"host: this server answers to {', '.join(self.hosts)} only; see --allowed-host"
                 raise RequestError(msg, status=403, code="host_not_allowed")

@@ -15,6 +15,8 @@ class Settings:
 
     #: Requests that are answered or wait at once; one more gets 429.
     max_requests: int = 256
+    #: Connections at once; one more is closed. None: what the process' limit of open files leaves.
+    max_connections: int | None = None
     #: Tokens of their prompts and answers together; one request alone may always have as many as its model holds.
     max_tokens_in_flight: int = 1 << 20
     #: Answers that one request may ask for: prompts times `n`.
@@ -23,7 +25,7 @@ class Settings:
     max_input_tokens: int = 300_000
     #: From a request's last byte to its answer's.
     request_timeout: float = 600.0
-    #: From a request's first byte to its last.
+    #: From a request's first byte to the end of its headers, and from there to its last.
     body_timeout: float = 30.0
     #: A request's body.
     max_body: int = 8 << 20

@@ -11,6 +11,8 @@ from starlette.routing import Route
 
 from ...errors import MiaotuiError
 from ...runtime.generate import check_ids
+from .chat import MESSAGE, TOOL, check_said
+from .conversations import readable, tool_of
 from .errors import RequestError, openai_error, problem_of
 from .events import to_json
 from .fields import Field, Schema, array
@@ -34,12 +36,13 @@ _FLAG: Schema = {"type": "boolean"}
 TOKENIZE_FIELDS = (
     MODEL,
     Field("prompt", {"type": "string", "maxLength": MOST_CHARACTERS}, "A text; or messages."),
-    Field("messages", array({"type": "object"}, least=1, most=1 << 16), "A conversation, by the model's template."),
+    Field("messages", array(MESSAGE, least=1, most=1 << 16), "A conversation, by the model's template."),
     Field("add_special_tokens", _FLAG, "With what the tokenizer puts around a text (default: true); a chat template "
           "writes such tokens itself."),
-    Field("add_generation_prompt", _FLAG, "Messages: end with what begins an answer (default: true)."),
-    Field("continue_final_message", _FLAG, "Messages: end inside the last one."),
-    Field("tools", array({"type": "object"}, most=128), "Messages: tools, for templates that read them."),
+    Field("add_generation_prompt", _FLAG, "Messages: end with what begins an answer (default: true, unless the last "
+          "message goes on)."),
+    Field("continue_final_message", _FLAG, "Messages: end inside the last one (default: where it is the assistant's)."),
+    Field("tools", array(TOOL, most=128), "Messages: tools, for templates that read them."),
     Field("chat_template_kwargs", {"type": "object"}, "Messages: further variables of the template."),
     Field("return_token_strs", _FLAG, "Each token's spelling too."),
 )  # fmt: skip
@@ -79,19 +82,24 @@ def _ids(entry: Entry, given: dict[str, Any]) -> list[int]:
             raise RequestError(msg, param=other)
         return tokenizer.encode(given["prompt"], add_special_tokens=given.get("add_special_tokens", True))
     entry.check_talks()
-    goes_on = given.get("continue_final_message", False)
-    rendered = tokenizer.apply_chat_template(
-        given["messages"],
-        given.get("tools"),
-        add_generation_prompt=given.get("add_generation_prompt", not goes_on),
-        continue_final_message=goes_on,
-        tokenize=False,
+    check_said(given["messages"])
+    messages = [readable(message, i) for i, message in enumerate(given["messages"])]
+    begins = given.get("add_generation_prompt")
+    goes_on = given.get("continue_final_message", begins is None and messages[-1]["role"] == "assistant")
+    tools = [tool_of(tool["function"]) for tool in given.get("tools", ())] or None
+    how: dict[str, Any] = {
+        "add_generation_prompt": not goes_on if begins is None else begins,
+        "continue_final_message": goes_on,
         **_variables(given.get("chat_template_kwargs", {})),
-    )
+    }
+    rendered = tokenizer.apply_chat_template(messages, tools, tokenize=False, **how)
     if len(rendered) > MOST_CHARACTERS:
         msg = f"messages: {len(rendered)} characters as the template writes them, expected at most {MOST_CHARACTERS}"
         raise RequestError(msg, param="messages", code="invalid_value")
-    return tokenizer.encode(rendered, add_special_tokens=given.get("add_special_tokens", False))
+    if given.get("add_special_tokens"):
+        return tokenizer.encode(rendered)
+    ids: list[int] = tokenizer.apply_chat_template(messages, tools, **how)
+    return ids
 
 
 def _variables(given: dict[str, Any]) -> dict[str, Any]:

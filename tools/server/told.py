@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...runtime.logprobs import Logprob
-    from .answers import Usage
+    from .answers import Answer, Piece, Usage
     from .served import Entry
 
-__all__ = ["chat_logprobs", "finish_seed", "legacy_logprobs", "usage_of"]
+__all__ = ["chat_logprobs", "legacy_logprobs", "origin_of", "usage_of"]
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -24,9 +24,10 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def finish_seed(seed: int | None) -> dict[str, int]:
-    """With which seed an answer was drawn, if it was."""
-    return {} if seed is None else {"seed": seed}
+def origin_of(answer: Answer | Piece) -> dict[str, float]:
+    """Our own fields of a choice: with which seed it was drawn, or, found by a search, its score."""
+    told = {"seed": answer.seed, "score": answer.score}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def chat_logprobs(entry: Entry, told: Sequence[Logprob]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from ...dataclass import dataclass
+from ...errors import shown
 from .answers import Answering
 from .errors import RequestError, openai_error, problem_of
 from .events import DONE, Event, as_bytes, to_json
@@ -194,8 +195,11 @@ def _given(wire: Wire | Work, body: bytes) -> dict[str, Any]:
 
 
 async def _read_body(request: Request, state: State) -> bytes:
-    """Errors: `RequestError`: 413, 408; `GoneError`."""
+    """Errors: `RequestError`: 415, 413, 408; `GoneError`."""
     most, seconds = state.settings.max_body, state.settings.body_timeout
+    if (packed := request.headers.get("content-encoding", "identity")) != "identity":
+        msg = f"content-encoding: {shown(packed, 80)} found, expected none; send the JSON as it is"
+        raise RequestError(msg, param="content-encoding", status=415, code="unsupported_encoding")
     said = request.headers.get("content-length", "0")
     if said.isdigit() and int(said[:20]) > most:
         raise _too_large(most)

@@ -32,6 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "temperature, top_p": {"temperature": 0.8, "top_p": 0.95},
     "top_p, temperature": {"temperature": 0.8, "top_p": 0.95, "sampler_order": ("top_p", "temperature")},
     "top_n_sigma": {"top_n_sigma": 1.0},
+    "top_h": {"top_h": 0.4},
     "typical_p": {"typical_p": 0.9},
     "epsilon_cutoff": {"epsilon_cutoff": 3e-4},
     "eta_cutoff": {"eta_cutoff": 3e-4},

@@ -2,8 +2,8 @@
 
 `y` are the scores, a copy in the thread's scratch (-inf: out); weights, int64, lie in their place of the scratch
 (0: none). They are made when a stage first asks for them, again after the temperature changed, and a stage that takes
-ids out sets both. Nothing is sorted: where a sum by rank ends, `_search` finds it among levels of a key, then by
-its digits.
+ids out sets both. Nothing is sorted but top-h's few: where a sum by rank ends, `_search` finds it among levels of a
+key, then by its digits.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ...drawing import (
     D_STAGES,
     D_SURPRISES,
     D_TEMPERATURE,
+    D_TOP_H,
     D_TOP_K,
     D_TYPICAL,
     D_UNIT,
@@ -32,7 +33,7 @@ from ...drawing import (
     D_XTC_THRESHOLD,
     LEVELS,
 )
-from ...exact import PER_LN2, exp_of, power
+from ...exact import OF_TOP_H, PER_LN2, exp_of, power
 from ...sampling_params import ORDER
 from ..draw_lanes import MANY, double_bits, fraction, ld_f64, ld_u32, nearest, st_i32, weigh, weigh_many
 from ..lanes import ld, ld_i32, ldf, st, stf
@@ -52,11 +53,11 @@ from .draw_base import (
     random_of,
 )
 
-(TEMPERATURE, TOP_N_SIGMA, TOP_K, TOP_P, MIN_P, TYPICAL_P, EPSILON_CUTOFF, ETA_CUTOFF, XTC, MIROSTAT) = (
+(TEMPERATURE, TOP_N_SIGMA, TOP_H, TOP_K, TOP_P, MIN_P, TYPICAL_P, EPSILON_CUTOFF, ETA_CUTOFF, XTC, MIROSTAT) = (
     1 + ORDER.index(name)
     for name in (
-        "temperature", "top_n_sigma", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "xtc",
-        "mirostat",
+        "temperature", "top_n_sigma", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
+        "xtc", "mirostat",
     )
 )  # fmt: skip
 #: What `_search` goes by: the largest scores first, counted; the same, weighed; the least distances first, weighed.
@@ -258,16 +259,52 @@ def _top_n_sigma(words: Any, y: Any, n: Any, s: Any) -> None:
 
 
 @jit
-def _top_k(words: Any, y: Any, n: Any, s: Any) -> None:
-    m, k = 0, ld(words + 8 * D_TOP_K)
+def _cut(y: Any, n: Any, s: Any, bound: Any, ties: Any) -> None:
+    """Keep what is above the bound, and the first so many that are equal to it."""
+    for i in range(n):
+        v = ldf(y + 4 * i)
+        if v == bound:
+            ties -= 1
+        if v < bound or (v == bound and ties < 0):
+            _out(y, s, i)
+
+
+@jit
+def _top_k(y: Any, n: Any, s: Any, k: Any, ties: Any) -> None:
+    """Keep the k largest and what ties with the last, so many at least."""
+    m = 0
     for i in range(n):
         if ldf(y + 4 * i) > LOW:
             m += 1
     if 0 < k < m:
-        bound = ldf(y + 4 * _search(plain(BY_COUNT), y, n, s, largest_of(y, n), D(1.0), D(0.0), k)[0])
-        for i in range(n):
-            if ldf(y + 4 * i) < bound:
-                _out(y, s, i)
+        at, above = _search(plain(BY_COUNT), y, n, s, largest_of(y, n), D(1.0), D(0.0), k)
+        _cut(y, n, s, ldf(y + 4 * at), max(k - above, ties))
+
+
+@jit
+def _top_h(words: Any, y: Any, n: Any, s: Any, top: Any, temperature: Any) -> None:
+    """The ids that are left lie in their order where `_search` has candidates, sums up to each where it has levels."""
+    _top_k(y, n, s, plain(OF_TOP_H), plain(0))
+    _lighter_out(y, n, s, plain(1))
+    ids, count, total, reached, kept = candidates_of(s, n), 0, _total(s, n), 0.0, 1
+    for i in range(n):
+        v = ldf(y + 4 * i)
+        if v > LOW:
+            j = count
+            while j > 0 and ldf(y + 4 * ld_i32(ids + 4 * j - 4)) < v:
+                st_i32(ids + 4 * j, ld_i32(ids + 4 * j - 4))
+                j -= 1
+            st_i32(ids + 4 * j, i)
+            count += 1
+    whole = log(D(total) / _power(2.0, ld(words + 8 * D_UNIT)))
+    for j in range(count):
+        i = ld_i32(ids + 4 * j)
+        reached += D(ld(s + WEIGHTS_AT + 8 * i)) / D(total) * (whole - _exponent(y, i, top, temperature))
+        st(s + 8 * j, double_bits(reached))
+    while kept < count and ld_f64(s + 8 * kept) <= ld_f64(words + 8 * D_TOP_H) * reached:
+        kept += 1
+    for j in range(kept, count):
+        _out(y, s, ld_i32(ids + 4 * j))
 
 
 @jit
@@ -275,14 +312,8 @@ def _top_p(words: Any, y: Any, n: Any, s: Any, temperature: Any) -> None:
     total = _total(s, n)
     wanted = total - fraction(total, ld(words + 8 * D_COMPLEMENT))
     at, above = _search(plain(BY_SCORE), y, n, s, largest_of(y, n), temperature, D(0.0), wanted)
-    bound, tie = ldf(y + 4 * at), ld(s + WEIGHTS_AT + 8 * at)
-    ties = (wanted - above + tie - 1) // tie
-    for i in range(n):
-        v = ldf(y + 4 * i)
-        if v == bound:
-            ties -= 1
-        if v < bound or (v == bound and ties < 0):
-            _out(y, s, i)
+    tie = ld(s + WEIGHTS_AT + 8 * at)
+    _cut(y, n, s, ldf(y + 4 * at), (wanted - above + tie - 1) // tie)
 
 
 @jit
@@ -334,7 +365,7 @@ def staged(words: Any, y: Any, n: Any, s: Any) -> Any:
     follows = ld_f64(words + 8 * D_RANGE) > 0 or ld_f64(words + 8 * D_ADAPTIVE) > 0
     while stages != 0:
         stage, stages = stages & 15, stages >> 4
-        if not weighed and (stage > TOP_K or (stage == TEMPERATURE and follows)):
+        if not weighed and (stage == TOP_H or stage > TOP_K or (stage == TEMPERATURE and follows)):
             top, weighed = largest_of(y, n), True
             _weighed(words, y, n, s, top, temperature)
         if stage == TEMPERATURE:
@@ -345,8 +376,10 @@ def staged(words: Any, y: Any, n: Any, s: Any) -> Any:
                 _first_alone(y, n, s)
         elif stage == TOP_N_SIGMA:
             _top_n_sigma(words, y, n, s)
+        elif stage == TOP_H:
+            _top_h(words, y, n, s, top, temperature)
         elif stage == TOP_K:
-            _top_k(words, y, n, s)
+            _top_k(y, n, s, ld(words + 8 * D_TOP_K), n)
         elif stage == TOP_P:
             _top_p(words, y, n, s, temperature)
         elif stage == MIN_P:

@@ -2,7 +2,7 @@
 // says is only ever put in as text.
 
 const $ = (id) => document.getElementById(id);
-const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
+const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "num_beams", "length_penalty"];
 const KEPT = [...NUMBERS, "system", "stops"];
 const ALTERNATIVES = 5;
 
@@ -233,6 +233,7 @@ function choose(text, span, message) {
   box.append(table);
   text.parentElement.querySelector(".chances")?.remove();
   text.after(box);
+  box.scrollIntoView({ block: "nearest" });
 }
 
 function draw() {
@@ -270,8 +271,9 @@ function again() {
 // ---------------------------------------------------------------- an answer
 
 function body() {
-  const asked = { model: $("model").value, stream: true, stream_options: { include_usage: true }, ...parameters() };
-  const shown = $("probabilities").checked;
+  const given = parameters(), whole = given.num_beams > 1; // what a search found comes at its end
+  const asked = { model: $("model").value, ...(whole ? {} : { stream: true, stream_options: { include_usage: true } }), ...given };
+  const shown = $("probabilities").checked && !whole;
   if (kind() === "text") {
     if (shown) asked.logprobs = ALTERNATIVES;
     const last = state.messages.filter((message) => message.role === "user").at(-1);
@@ -283,7 +285,11 @@ function body() {
   return ["v1/chat/completions", { ...asked, messages: system ? [{ role: "system", content: system }, ...said] : said }];
 }
 
-async function* events(response) { // server-sent events: what stands after "data:", each as JSON
+async function* events(response) { // server-sent events: what stands after "data:", each as JSON; or a whole answer
+  if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
+    yield await response.json();
+    return;
+  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
@@ -316,16 +322,17 @@ function take(message, event) {
   if (event.usage) message.usage = event.usage;
   const [choice] = event.choices ?? [];
   if (!choice) return;
-  const delta = choice.delta ?? { content: choice.text };
+  const delta = choice.delta ?? choice.message ?? { content: choice.text };
   message.content += delta.content ?? "";
   if (delta.reasoning_content) message.reasoning = (message.reasoning ?? "") + delta.reasoning_content;
-  for (const call of delta.tool_calls ?? []) {
-    const held = ((message.calls ??= [])[call.index] ??= { name: "", arguments: "" });
+  for (const [i, call] of (delta.tool_calls ?? []).entries()) {
+    const held = ((message.calls ??= [])[call.index ?? i] ??= { name: "", arguments: "" });
     held.name += call.function?.name ?? "";
     held.arguments += call.function?.arguments ?? "";
   }
   message.tokens.push(...tokensOf(choice));
   if (choice.finish_reason) message.finish = choice.finish_reason;
+  if (choice.score !== undefined) message.score = choice.score;
 }
 
 function statistics(message, asked, first, last) {
@@ -337,6 +344,7 @@ function statistics(message, asked, first, last) {
     const reused = usage.prompt_tokens_details?.cached_tokens ?? 0;
     stats.push(`prompt ${usage.prompt_tokens}, of these ${reused} reused`);
   }
+  if (message.score !== undefined) stats.push(`score ${message.score.toFixed(3)}`);
   if (message.finish === "length") stats.push("cut at the most tokens");
   if (message.stopped) stats.push("stopped");
   return stats;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -74,6 +75,14 @@ def _refused(name: str) -> NoReturn:
     raise ValueError(msg)
 
 
+def _finite(text: str) -> float:
+    """A number that is read as infinite would be written as no JSON."""
+    value = float(text)
+    if not math.isfinite(value):
+        _refused(text[:80])
+    return value
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
@@ -82,13 +91,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-_STRICT = json.JSONDecoder(parse_constant=_refused, object_pairs_hook=_once)
+_STRICT = json.JSONDecoder(parse_constant=_refused, parse_float=_finite, object_pairs_hook=_once)
 #: Line breaks in strings too, which models write.
-_LENIENT = json.JSONDecoder(parse_constant=_refused, object_pairs_hook=_once, strict=False)
+_LENIENT = json.JSONDecoder(parse_constant=_refused, parse_float=_finite, object_pairs_hook=_once, strict=False)
 
 
 def parsed(text: str) -> Any:  # noqa: ANN401 - JSON's
-    """The value of JSON text, without NaN and without keys that come twice. Errors: `ValueError`."""
+    """The value of JSON text, without NaN, numbers beyond a float's and keys that come twice. Errors: `ValueError`."""
     try:
         return _STRICT.decode(text)
     except RecursionError as e:
