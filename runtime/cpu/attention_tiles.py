@@ -151,12 +151,13 @@ def tiles_of(kind: str) -> Any:
     """Operation: address of a table, as long as the kernel runs, of the functions for a cache of this kind.
 
     The walk calls them by address, so that those of all kinds have one walk. At `SCORES`, `SCORES_OF_BLOCK` and
-    `SCORES_OF_ONE`: `_scores_tile`; from `BY_PAGE`, `BY_LANE` on and `OF_ONE` after each: `_values_tiles` for `WIDTHS`
+    `SCORES_OF_ONE`: `_scores_tile`; from `BY_PAGE`, `BY_LANE` and `BY_PAGE` + `OF_ONE` on: `_values_tiles` for `WIDTHS`
     vectors.
     """
     scores = [_scores_tile(TILE, BLOCKS, kind), _scores_tile(TILE, 1, kind), _scores_tile(1, 1, kind)]
-    pairs = [[_values_tiles(rows, n, kind) for n in WIDTHS] for rows in (TILE, 1)]
-    functions = [*scores, *(tiles[which] for of_rows in pairs for which in range(2) for tiles in of_rows)]
+    of_tile, of_one = ([_values_tiles(rows, n, kind) for n in WIDTHS] for rows in (TILE, 1))
+    values = [pair[which] for pairs, which in ((of_tile, 0), (of_tile, 1), (of_one, 0)) for pair in pairs]
+    functions = [*scores, *values]
 
     @op(i64)
     def tiles(b: Any) -> Any:

@@ -180,18 +180,19 @@ def attention_of(scores_kind: str = "") -> Any:
                         store(to, total_of_one(to + 3 * VECTOR))
                     whole_blocks(limits, wide, context, edges)
                 first_page, last_page = lowest // PAGE, (highest - 1) // PAGE
-                tile_by_tile = many_tokens and first_page == last_page  # the keys' values stay in the first cache
+                shared = many_tokens and wide > 1  # values, by several queries
+                tile_by_tile = shared and first_page == last_page  # they stay in the first cache
                 j = 0
                 while j < d_pad:
                     many, functions = widest(tiles, wide, d_pad - j)
-                    by_page, by_lane = peek(functions + BY_PAGE), peek(functions + BY_LANE)
+                    by_page, by_lane = peek(functions + BY_PAGE), peek(functions + BY_LANE) if shared else 0
                     lane_bytes = many * VECTOR * (wide if tile_by_tile else tiled)
-                    for lane in range(KEYS if many_tokens and not tile_by_tile else 0):
+                    for lane in range(KEYS if shared and not tile_by_tile else 0):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
                             call_by_lane(by_lane, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
                                          edges, lane, parts + m * many * VECTOR, lane_bytes)  # fmt: skip
-                    for page in range(first_page, last_page + 1 if not many_tokens else first_page):
+                    for page in range(first_page, first_page if shared else last_page + 1):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
                             call_by_page(by_page, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
@@ -223,55 +224,51 @@ walk = attention_of()
 
 
 @jit
-def attend(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any) -> None:
+def attend(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any, cross: Any) -> None:
     """The walk; or a lone token's first part of three, which threads share evenly."""
-    if is_split(p, step, nt):
+    if cross == 0 and is_split(p, step, nt):
         split_scores(p, base, step, t, nt, size, tiles)
     else:
-        walk(p, base, step, t, nt, size, tiles, plain(0))
+        walk(p, base, step, t, nt, size, tiles, cross)
 
 
 @kernel
 def attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """softmax(q k^T * scale) v over the keys from max(first, last - window + 1) to last."""
-    attend(p, base, step, t, nt, plain(F32_BYTES), tiles_f32())
+    attend(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
 
 
 @kernel
 def attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32, the cache widened in registers."""
-    attend(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16())
+    attend(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
 
 
 @kernel
 def attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32; a key's scale multiplies its score, a value's its weight."""
-    attend(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8())
+    attend(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))
 
 
 @kernel
 def attention_values_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """The second part of a lone token's attention."""
-    if is_split(p, step, nt):
-        split_values(p, base, step, t, nt, plain(F32_BYTES), tiles_f32())
+    split_values(p, base, step, t, nt, plain(F32_BYTES), tiles_f32())
 
 
 @kernel
 def attention_values_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_values_f32, the cache widened in registers."""
-    if is_split(p, step, nt):
-        split_values(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16())
+    split_values(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16())
 
 
 @kernel
 def attention_values_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_values_f32; a value's scale multiplies it."""
-    if is_split(p, step, nt):
-        split_values(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8())
+    split_values(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8())
 
 
 @kernel
 def attention_folds(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """The third part of a lone token's attention, of a cache of any dtype."""
-    if is_split(p, step, nt):
-        split_folds(p, base, step, t, nt)
+    split_folds(p, base, step, t, nt)

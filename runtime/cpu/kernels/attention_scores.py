@@ -23,7 +23,7 @@ from ...step import (
 from ..attention_folds import bias_tile, tile_folds, within
 from ..attention_tiles import BOUND, TILE
 from ..lanes import add, div, ld, ld_i32, ldf, load, maximum, mul, splat, stf, store, sub, zero
-from .base import arg, farg, jit, sequence_words, template
+from .base import arg, farg, jit, plain, sequence_words, template
 from .elementwise import exp, tanh
 
 F = np.float32
@@ -61,8 +61,8 @@ def _final(rows: int, kind: str) -> Any:
     return {"": scaled, "biased": adjusted, "relative": together}[kind]
 
 
-@template
-def _edges(rows: Any, bounds: Any, sums: Any) -> Any:
+@jit
+def edges(rows: Any, bounds: Any, sums: Any) -> Any:
     """Of a tile's queries: their first key and the last one's end; between which keys every query sees every key.
 
     Each lane's own two stand in two vectors at `sums`, where some query lacks some of a block.
@@ -80,35 +80,13 @@ def _edges(rows: Any, bounds: Any, sums: Any) -> Any:
     return tile_low, tile_end, low, end
 
 
-@cache  # kernels of each dtype share them
-def softmax_of(rows: int, kind: str) -> tuple[Any, Any, Any]:
-    """What makes weights of the scores of a tile's queries, which lie as [group of keys][block][16 lanes].
-
-    top(p, line, ldp, scale, bounds, sums, first, last): the largest of keys `first` to `last`, whole blocks, lane by
-    lane to `sums`; scores as they count then. weigh(line, ldp, bounds, sums, begin, stop, totals): exp(score - largest)
-    of groups `begin` to `stop`, and the sum of each to `totals`; largest: of all lanes of a query at `sums`.
-    total(totals): the sums of the queries, in the one order.
-    """
-    keys, fold_rows, top_rows = tile_folds(rows)
-    final = _final(rows, kind)
-
-    @jit
-    def top(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any, first: Any, last: Any) -> None:
-        tile_low, tile_end, low, end = _edges(rows, bounds, sums)
-        lov, nv, largest = load(sums + VECTOR), load(sums + 2 * VECTOR), splat(F(-np.inf))
-        for group in range(rows):
-            at, key = line + group * ldp, group * (KEYS // rows)
-            for j in range(max(first, tile_low), min(last, tile_end), 16):
-                s = final(p, load(at + 4 * j), scale, bounds, j + key)
-                if j < low or j + 16 > end:
-                    s = within(s, keys(F(j + key)), lov, nv, F(-np.inf))
-                store(at + 4 * j, s)
-                largest = maximum(largest, s)
-        store(sums, largest)
+@cache  # kernels of each kind and dtype share it
+def _weigh_of(rows: int) -> Any:
+    keys, _, top_rows = tile_folds(rows)
 
     @jit
     def weigh(line: Any, ldp: Any, bounds: Any, sums: Any, begin: Any, stop: Any, totals: Any) -> None:
-        tile_low, tile_end, low, end = _edges(rows, bounds, sums)
+        tile_low, tile_end, low, end = edges(plain(rows), bounds, sums)
         lov, nv, largest = load(sums + VECTOR), load(sums + 2 * VECTOR), top_rows(load(sums))
         for group in range(begin, stop):
             at, key, total = line + group * ldp, group * (KEYS // rows), zero()
@@ -120,11 +98,36 @@ def softmax_of(rows: int, kind: str) -> tuple[Any, Any, Any]:
                 total = add(total, e)
             store(totals + group * VECTOR, total)
 
-    @jit
-    def total(totals: Any) -> Any:
-        return fold_rows(totals)
+    return weigh
 
-    return top, weigh, total
+
+@cache  # kernels of each dtype share them
+def softmax_of(rows: int, kind: str) -> tuple[Any, Any, Any]:
+    """What makes weights of the scores of a tile's queries, which lie as [group of keys][block][16 lanes].
+
+    top(p, line, ldp, scale, bounds, sums, first, last): the largest of keys `first` to `last`, whole blocks, lane by
+    lane to `sums`; scores as they count then. weigh(line, ldp, bounds, sums, begin, stop, totals): exp(score - largest)
+    of groups `begin` to `stop`, and the sum of each to `totals`; largest: of all lanes of a query at `sums`.
+    total(totals): the sums of the queries, in the one order.
+    """
+    keys, fold_rows, _ = tile_folds(rows)
+    final = _final(rows, kind)
+
+    @jit
+    def top(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any, first: Any, last: Any) -> None:
+        tile_low, tile_end, low, end = edges(plain(rows), bounds, sums)
+        lov, nv, largest = load(sums + VECTOR), load(sums + 2 * VECTOR), splat(F(-np.inf))
+        for group in range(rows):
+            at, key = line + group * ldp, group * (KEYS // rows)
+            for j in range(max(first, tile_low), min(last, tile_end), 16):
+                s = final(p, load(at + 4 * j), scale, bounds, j + key)
+                if j < low or j + 16 > end:
+                    s = within(s, keys(F(j + key)), lov, nv, F(-np.inf))
+                store(at + 4 * j, s)
+                largest = maximum(largest, s)
+        store(sums, largest)
+
+    return top, _weigh_of(rows), fold_rows
 
 
 @template

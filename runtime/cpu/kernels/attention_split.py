@@ -152,7 +152,12 @@ def split_scores(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles
 
 @jit
 def split_values(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any) -> None:
-    """Weights, and sums of values, of this thread's groups of lanes; a KV head has as many as a tile has queries."""
+    """In a split step: weights, and sums of values, of this thread's groups of lanes.
+
+    A KV head has as many of them as a tile has queries.
+    """
+    if not is_split(p, step, nt):
+        return
     _, wide, tiled = _tiles(p)
     scores, values, tops, totals, own, _ = _places(p, base, nt)
     kv_heads, context, d_pad = arg(p, KV_HEADS), arg(p, CONTEXT), (arg(p, D) + 15) // 16 * 16
@@ -194,7 +199,9 @@ def split_values(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles
 
 @jit
 def split_folds(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
-    """Fold the lanes of this thread's heads, by the sum of their weights."""
+    """In a split step: fold the lanes of this thread's heads, by the sum of their weights."""
+    if not is_split(p, step, nt):
+        return
     group, wide, tiled = _tiles(p)
     _, values, _, totals, own, _ = _places(p, base, nt)
     heads, d_pad = arg(p, HEADS), (arg(p, D) + 15) // 16 * 16
