@@ -55,6 +55,7 @@ __all__ = [
     "S_N_SEQUENCES",
     "S_RESULTS",
     "S_SEQUENCES",
+    "S_SPLIT",
     "S_T",
     "S_TOKENS",
     "TOKEN_WORDS",
@@ -73,6 +74,8 @@ __all__ = [
 S_T, S_N_LOGITS, S_N_SEQUENCES, S_TOKENS, S_SEQUENCES, S_RESULTS = range(6)
 #: Then how many rows of logits are drawn from, the address of the words of each (`drawing.py`), and of the id by row.
 S_N_DRAWS, S_DRAWS, S_DRAWN = range(6, 9)
+#: Not 0: attention of the only token is three instructions (`cpu/kernels/attention_split.py`).
+S_SPLIT = 9
 STEP_WORDS = 16
 T_ID, T_SEQUENCE, T_POSITION, T_SLOT, T_FIRST, T_LAST, T_TYPE, T_ROW = range(8)
 TOKEN_WORDS = 8

@@ -56,7 +56,8 @@ PARTS = {
 #: Of functions that are compiled for size, how Numba's names for them say it: attention's books, draws, whose loops are
 #: vectors as they stand, the rows of a cache, and what is done once to a model.
 SMALL = (
-    "12attention_of", "8kv_cache", "7packing", "7kernels4draw", "11draw_stages", "12draw_weights", "13draw_boundary",
+    "12attention_of", "15attention_split", "15attention_parts", "16attention_scores5edges", "8kv_cache", "7packing",
+    "7kernels4draw", "11draw_stages", "12draw_weights", "13draw_boundary",
 )  # fmt: skip
 #: Bytes of a library, at most: each is installed everywhere, and what a start touches of it is in memory.
 MOST_BYTES = 600_000

@@ -151,12 +151,13 @@ def tiles_of(kind: str) -> Any:
     """Operation: address of a table, as long as the kernel runs, of the functions for a cache of this kind.
 
     The walk calls them by address, so that those of all kinds have one walk. At `SCORES`, `SCORES_OF_BLOCK` and
-    `SCORES_OF_ONE`: `_scores_tile`; from `BY_PAGE`, `BY_LANE` on and `OF_ONE` after each: `_values_tiles` for `WIDTHS`
+    `SCORES_OF_ONE`: `_scores_tile`; from `BY_PAGE`, `BY_LANE` and `BY_PAGE` + `OF_ONE` on: `_values_tiles` for `WIDTHS`
     vectors.
     """
     scores = [_scores_tile(TILE, BLOCKS, kind), _scores_tile(TILE, 1, kind), _scores_tile(1, 1, kind)]
-    pairs = [[_values_tiles(rows, n, kind) for n in WIDTHS] for rows in (TILE, 1)]
-    functions = [*scores, *(tiles[which] for of_rows in pairs for which in range(2) for tiles in of_rows)]
+    of_tile, of_one = ([_values_tiles(rows, n, kind) for n in WIDTHS] for rows in (TILE, 1))
+    values = [pair[which] for pairs, which in ((of_tile, 0), (of_tile, 1), (of_one, 0)) for pair in pairs]
+    functions = [*scores, *values]
 
     @op(i64)
     def tiles(b: Any) -> Any:
@@ -179,18 +180,18 @@ def _caller(n_args: int) -> Any:
 
 
 #: Operations (address, ...): a function of a table.
-call_scores, call_by_lane, call_by_page = _caller(9), _caller(12), _caller(13)
+call_scores, call_by_lane, call_by_page = _caller(9), _caller(12), _caller(15)
 
 
 def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[tuple[str, Any, int], tuple[str, Any, int]]:
     """out[lane, m, v] = sum of p[m, j] v[j, 16 v :] over the keys j = lane mod 16, for the lanes of the order.
 
-    Two functions: one page for all lanes, added to what `out` holds (to 0 if `fresh` is not 0), which reads a page
-    from front to back; and one lane over all pages, which keeps its sums in registers, for keys that many queries
-    share.
+    Two functions: one page for the lanes from `begin` to `stop`, added to what `out` holds (to 0 if `fresh` is not 0),
+    which reads a page from front to back; and one lane over all pages, which keeps its sums in registers, for keys that
+    many queries share.
 
-    (p, ldp, pool, table, page_bytes, row, column, bounds, edges, page, out, stride, fresh), or a lane for the page and
-    no `fresh`: p [group of keys, `ldp`
+    (p, ldp, pool, table, page_bytes, row, column, bounds, edges, page, out, stride, fresh, begin, stop), or a lane for
+    the page and none of the last three: p [group of keys, `ldp`
     bytes apart][block][16 / rows keys][rows]; `pool`: page 0 of the head's values; `column`: bytes to the first of the
     dimensions; `edges`: four numbers of blocks; those from the second to the third are every query's; of those from the
     first to the second, and from the third to the last, a query takes the keys that bounds[m] says alone (its block's
@@ -263,7 +264,7 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[tuple[str, Any, i
 
     def by_page(
         b: Any, p: Any, ldp: Any, pool: Any, table: Any, page_bytes: Any, row: Any, column: Any, bounds: Any,
-        edges: Any, page: Any, out: Any, stride: Any, fresh: Any,
+        edges: Any, page: Any, out: Any, stride: Any, fresh: Any, begin: Any, stop: Any,
     ) -> None:  # fmt: skip
         at, numbers, (limits, inside) = (
             page_at(b, pool, table, page_bytes, page),
@@ -273,8 +274,10 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[tuple[str, Any, i
         last = b.load(ptr(b, b.add(edges, c64(24)), I64), align=8)
         last = b.sdiv(b.sub(last, c64(1)), c64(blocks))
         following = page_at(b, pool, table, page_bytes, ir_least(b, last, b.add(page, c64(1))))
-        end = b.add(at, numbers)
-        jump = b.sub(following, end)
+        run = b.mul(row, c64(blocks))  # bytes of a lane
+        first_lane, end = b.add(at, b.mul(begin, run)), b.add(at, b.mul(stop, run))
+        jump = b.sub(b.add(following, b.sub(first_lane, at)), end)
+        ahead = _ahead(b, b.sub(end, first_lane))
         if kind == "int8":
             for line in range(0, 4 * PAGE, LINE):
                 ir_prefetch(b, b.add(b.add(following, numbers), c64(line)))
@@ -285,7 +288,7 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[tuple[str, Any, i
         def lanes(*, all_seen: bool) -> list[Any]:
             def one(lane: Any, _: list[Any]) -> list[Any]:
                 to = b.add(out, b.mul(lane, stride))
-                soon = b.add(b.add(b.add(at, column), b.mul(lane, b.mul(row, c64(blocks)))), _ahead(b, numbers))
+                soon = b.add(b.add(b.add(at, column), b.mul(lane, run)), ahead)
                 soon = b.select(b.icmp_signed("<", soon, end), soon, b.add(soon, jump))
                 whole, part = lane_sums(b, p, ldp, row, bounds, page, at, lane, column, soon)
                 first = b.icmp_signed("!=", fresh, c64(0))
@@ -294,7 +297,7 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[tuple[str, Any, i
                     ir_store(b, a, b.add(to, c64(4 * N * i)))
                 return []
 
-            return ir_loop(b, c64(0), c64(KEYS), 1, [], one)
+            return ir_loop(b, begin, stop, 1, [], one)
 
         ir_choose(b, inside, lambda: lanes(all_seen=True), lambda: lanes(all_seen=False))
 
@@ -316,7 +319,7 @@ def _values_tiles(rows: int, vectors: int, kind: str) -> tuple[tuple[str, Any, i
             ir_store(b, a, b.add(b.add(out, b.mul(lane, stride)), c64(4 * N * i)))
 
     name = f"values_{kind}_{rows}_{vectors}"
-    return (f"{name}_by_page", by_page, 13), (f"{name}_by_lane", by_lane, 12)
+    return (f"{name}_by_page", by_page, 15), (f"{name}_by_lane", by_lane, 12)
 
 
 assert DIMS >= VECTORS * N  # noqa: S101 - what the recorder reserves

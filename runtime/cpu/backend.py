@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from ..memory import zeroed
 from ..ops import SLOTS
 from ..recorder.record import record
 from ..session import Session
-from ..step import T_LAST
+from ..step import S_SPLIT, T_LAST
 from ..worth import Worth
 from . import link
 from .draw import draw_lines
 from .environment import debugging
+from .layout import IF_SPLIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..arena import Tensor
-    from ..program import Program
+    from ..program import Instruction, Program
     from ..sampling import Sampler
     from ..spec import Config, Weights
     from ..step import Batch
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from .team import Team
 
 __all__ = ["CpuBackend", "cpu_session"]
+
+#: Keys from which on threads share the attention of a lone token evenly, and meet twice more for that.
+LONG = 512
 
 
 def cpu_session(config: Config, weights: Weights, *, threads: int = 1, auto: bool = False, **shape: Any) -> Session:
@@ -51,9 +56,8 @@ class CpuBackend:
     def __init__(self, threads: int, *, auto: bool = False) -> None:
         """`threads`: of a step, the caller's own among them; `auto`: each step has as many of them as it is worth."""
         self.threads, self.auto = threads, auto and threads > 1
-        self._bound: tuple[int, int, int | None] | None = (
-            None  # instructions that the executor was told to run, and its parts
-        )
+        #: Instructions that the executor was told to run, its parts, and whether attention is split.
+        self._bound: tuple[int, int, int | None, bool] | None = None
         self._costs = dict[tuple[int, int], Worth]()  # of instructions that were run
         self._counts = dict[tuple[int, ...], int]()  # threads of steps that were run, by what their cost depends on
 
@@ -61,40 +65,59 @@ class CpuBackend:
         """Compile what the program names, or load it; allocate the arena. Errors: `BackendError`."""
         self._program, self._weights = program, weights  # addresses point into the weights
         self._draws = program.draw_at is not None
-        addresses = link.addresses([*(i.kernel for i in program.code), *((DRAW,) if self._draws else ())])
-        address = addresses.__getitem__
+        named = [name for i in program.code for name in (i.kernel, *self._followed(i))]
+        addresses = link.addresses([*named, *((DRAW,) if self._draws else ())])
         parts = [program.code] if program.early is None else [program.code, program.early.code]
         lines = np.zeros((0, SLOTS), np.int64)
         if program.draw_at is not None:
             x, slots = program.output, scratch_slots(program.threads, program.n_logits)
             lines = draw_lines(addresses[DRAW], x.offset, x.width, program.draw_at, slots)
-        self.code = np.concatenate([rows for part in parts for rows in (program.encode(address, part), lines)])
-        self._lines = [ins for part in parts for ins in (*part, *[None] * len(lines))]  # each part ends with the draws
-        self._first_early = len(program.code) + len(lines)
+        rows: list[NDArray[np.int64]] = []
+        self._lines: list[Instruction | None] = []
+        self._at: list[int] = []  # where each instruction's lines begin, and where those of a part end
+        for part in parts:
+            for ins, row in zip(part, program.encode(addresses.__getitem__, part), strict=True):
+                self._at.append(len(self._lines))
+                following = self._followed(ins)
+                rows.append(np.repeat(row[None], 1 + len(following), axis=0))
+                rows[-1][1:, 0], rows[-1][1:, 1] = [addresses[name] for name in following], IF_SPLIT
+                self._lines += [ins] * len(rows[-1])
+            self._at.append(len(self._lines))
+            rows.append(lines)  # each part ends with the draws
+            self._lines += [None] * len(lines)
+        self.code = np.concatenate(rows)
         self._executor: Team | Prange | Checked = link.executor(self.threads, self.code)
         self.arena = zeroed(program.arena_bytes, "KV cache and intermediates")
         self._batch: Batch | None = None
         self._groups = [self._pools(g) for g in range(len(program.groups))]
 
+    def _followed(self, ins: Instruction) -> tuple[str, ...]:
+        """Kernels that come after an instruction's own."""
+        return link.FOLLOWED.get(ins.kernel, ()) if self.threads > 1 else ()
+
+    def _lines_of(self, part: range) -> tuple[int, int]:
+        """The first line of instructions, and how many there are of them."""
+        return self._at[part.start], self._at[part.stop] - self._at[part.start]
+
     def run(self, batch: Batch, part: int | range | None = None) -> None:
         """Run the program, and the draws of the batch; or one instruction of it, or those of a range."""
+        whole = part is None
         if part is None:
-            part = self._with_draws(batch, self._program.own)
-        self._step(batch, (part.start, len(part)) if isinstance(part, range) else (part, 1))
+            part = self._program.own
+        self._step(batch, self._lines_of(part if isinstance(part, range) else range(part, part + 1)), draws=whole)
 
     def run_early(self, batch: Batch) -> None:
         """As `Backend.run_early`."""
         early = self._program.early
         assert early is not None  # noqa: S101 - who asks has recorded one
-        part = self._with_draws(batch, range(self._first_early, self._first_early + len(early.code)))
-        self._step(batch, (part.start, len(part)))
+        first = len(self._program.code) + 1
+        self._step(batch, self._lines_of(range(first, first + len(early.code))), draws=True)
 
-    def _with_draws(self, batch: Batch, own: range) -> range:
-        return range(own.start, own.stop + len(PHASES)) if batch.n_draws and self._draws else own
-
-    def _step(self, batch: Batch, span: tuple[int, int]) -> None:
+    def _step(self, batch: Batch, span: tuple[int, int], *, draws: bool) -> None:
         if batch is not self._batch:
             self._take(batch)
+        if draws and batch.n_draws and self._draws:
+            span = span[0], span[1] + len(PHASES)
         self._aim(span)
         self._executor.step()
 
@@ -111,11 +134,13 @@ class CpuBackend:
         if batch is None:
             return
         parts = self._parts(batch, span) if self.auto else None
-        if (wanted := (*span, parts)) != self._bound:
+        split = self.threads > 1 and parts != 1 and batch.n_tokens == 1 and int(batch.tokens[0, T_LAST]) >= LONG
+        if (wanted := (*span, parts, split)) != self._bound:
             self._bound = None  # until it is told: an exception, or a fork, may come before
             first, count = span
             at = self.code.ctypes.data + first * self.code.strides[0]
-            self._executor.bind(at, count, self.arena.ctypes.data, batch.address, parts)
+            batch.words[S_SPLIT] = split
+            self._executor.bind(at, count, self.arena.ctypes.data, batch.address, parts, split=split)
             self._bound = wanted
 
     def _parts(self, batch: Batch, span: tuple[int, int]) -> int:
@@ -128,22 +153,22 @@ class CpuBackend:
 
     def threads_for(self, tokens: int, logits: int, keys: int) -> int:
         """As `Backend.threads_for`."""
-        own = self._program.own
-        return self._worth_of((own.start, len(own)), tokens, logits, keys) if self.auto else self.threads
+        own = self._lines_of(self._program.own)
+        return self._worth_of(own, tokens, logits, keys) if self.auto else self.threads
 
     def _worth_of(self, span: tuple[int, int], tokens: int, logits: int, keys: int) -> int:
         first, count = span
         if (cost := self._costs.get(span)) is None:
-            code = [ins for ins in self._lines[first : first + count] if ins is not None]
-            cost = self._costs[span] = Worth(code)
+            lines = (ins for ins, _ in groupby(self._lines[first : first + count]))  # each instruction once
+            cost = self._costs[span] = Worth([ins for ins in lines if ins is not None])
         return cost.threads(tokens, logits, keys, self.threads)
 
     def seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Seconds of each instruction of a step, less an empty program's."""
         own = self._program.own
         self.run(batch, own.start)
-        empty = np.median([self._timed((own.start, 0)) for _ in range(32)])
-        return np.maximum([self._timed((i, 1)) - empty for i in own], 0)
+        empty = np.median([self._timed((0, 0)) for _ in range(32)])
+        return np.maximum([self._timed(self._lines_of(range(i, i + 1))) - empty for i in own], 0)
 
     def _timed(self, span: tuple[int, int]) -> float:
         self._aim(span)

@@ -162,8 +162,17 @@ class Checked:
         self.inner, self._lines, self._code, self._batch = inner, lines, code, batch
         self._bound: tuple[int, int, int, int, int | None] = (0, 0, 0, 0, None)
 
-    def bind(self, prog: int, count: int, base: int, step: int, parts: int | None = None) -> None:
-        """Addresses of program, arena and step block; `parts`: as of `Team.bind`."""
+    def bind(
+        self,
+        prog: int,
+        count: int,
+        base: int,
+        step: int,
+        parts: int | None = None,
+        *,
+        split: bool = False,  # noqa: ARG002 - instructions run one by one
+    ) -> None:
+        """Addresses of program, arena and step block; the others: as of `Team.bind`."""
         self._bound = (prog, count, base, step, parts)
 
     def step(self) -> None:

@@ -61,6 +61,7 @@ from .layout import (
     CALL,
     CLOSED,
     DONE,
+    IF_SPLIT,
     LINE,
     STEP,
     STOP,
@@ -115,11 +116,12 @@ def _walk(
     ctl: Any, me: Any, crew: Any, parts: Any, p: Any, count: Any, base: Any, step: Any, epoch: Any, who: Any
 ) -> None:
     """Thread `me` of `crew` in a step; it returns when all is done, a worker also when the step was done without it."""
+    split, count = count >> 32, count & 0xFFFFFFFF
     lines, last = ctl + C_LINES, p + count * (8 * SLOTS)
     segment, grace = epoch << SEGMENT_BITS, GRACE
     while p < last and atomic_load(ctl + C_EPOCH) == epoch:
         end = p + 8 * SLOTS
-        while end < last and peek(end + 8) == 0:
+        while end < last and (peek(end + 8) == 0 or (peek(end + 8) == IF_SPLIT and split == 0)):
             end += 8 * SLOTS
         segment += 1
         for t in range(me, parts, crew):
@@ -263,12 +265,13 @@ def _together(ctl: Any, crew: Any, parts: Any, prog: Any, count: Any, base: Any,
 def step(ctl: Any, prog: Any, count: Any, base: Any, words: Any) -> None:
     """Run a program once; starts workers where there are none. What came of it is in `C_OUTCOME`.
 
-    `count`: instructions; from bit 32 on, how many parts the work has; from bit 48 on, whether it has no more of them
-    than there are threads for it.
+    `count`: instructions; from bit 32 on, how many parts the work has; at bit 48, whether it has no more of them than
+    there are threads for it; at bit 49, whether threads meet where an instruction says `IF_SPLIT`.
     """
     mode = usual_mode()
     _enter(ctl)
-    nt, parts, fewer, count = peek(ctl + C_THREADS), count >> 32 & 0xFFFF, count >> 48, count & 0xFFFFFFFF
+    nt, parts, fewer = peek(ctl + C_THREADS), count >> 32 & 0xFFFF, count >> 48 & 1
+    split, count = count >> 49, count & 0xFFFFFFFF
     judged, crew, outcome = parts > 1, _crew(ctl, parts), DONE
     if fewer != 0:
         parts = crew
@@ -281,7 +284,7 @@ def step(ctl: Any, prog: Any, count: Any, base: Any, words: Any) -> None:
     if outcome == DONE:
         began = clock_at(MONOTONIC, ctl + C_CLOCK) if judged else 0
         if crew > 1:
-            _together(ctl, crew, parts, prog, count, base, words)
+            _together(ctl, crew, parts, prog, count | split << 32, base, words)
         else:
             _alone(prog, count, base, words, parts)
         if judged:

@@ -47,3 +47,6 @@ PACK_WORDS = (
 )
 #: Bytes of its scratch: a group of a panel, twice, in float32.
 PACK_SCRATCH = 2 * 4 * PANEL * GROUP
+
+#: What an instruction says of its wait, besides 0 (none) and 1: threads meet before it where the step is split.
+IF_SPLIT = 2

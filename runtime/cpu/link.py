@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import BackendError
 from ..drawing import DRAW
+from ..kvcache import KV_BYTES
 from ..locks import Lock
 from ..ops import OPS
 from ..quantized import QUANTIZED
@@ -28,10 +29,15 @@ if TYPE_CHECKING:
 
     from .prange import Prange
 
-__all__ = ["KERNELS", "addresses", "alone", "cache_directory", "executor"]
+__all__ = ["FOLLOWED", "KERNELS", "addresses", "alone", "cache_directory", "executor"]
 
-#: Every kernel there is: the op table's, the loader's, and the one that draws.
-KERNELS = (*(k for op in OPS.values() for k in op.kernels_of("cpu")), *(f"pack_{dtype}" for dtype in QUANTIZED), DRAW)
+#: A kernel's name -> those that follow it, with the same operands, where a step is split.
+FOLLOWED = {f"attention_{dtype}": (f"attention_values_{dtype}", "attention_folds") for dtype in KV_BYTES}
+#: Every kernel there is: the op table's and those that follow them, the loader's, and the one that draws.
+KERNELS = tuple(dict.fromkeys((
+    *(k for op in OPS.values() for k in op.kernels_of("cpu")), *(k for more in FOLLOWED.values() for k in more),
+    *(f"pack_{dtype}" for dtype in QUANTIZED), DRAW,
+)))  # fmt: skip
 
 _LINKED: dict[str, int] = {}
 _LOCK = Lock()

@@ -70,8 +70,17 @@ class Prange:
     def __init__(self, threads: int) -> None:
         self.threads, self._bound = threads, (0, 0, 0, 0, threads)
 
-    def bind(self, prog: int, count: int, base: int, step: int, parts: int | None = None) -> None:
-        """Addresses of program, arena and step block; `parts`: as of `Team.bind`."""
+    def bind(
+        self,
+        prog: int,
+        count: int,
+        base: int,
+        step: int,
+        parts: int | None = None,
+        *,
+        split: bool = False,  # noqa: ARG002 - threads meet after every instruction
+    ) -> None:
+        """Addresses of program, arena and step block; the others: as of `Team.bind`."""
         self._bound = (prog, count, base, step, parts or self.threads)
 
     def step(self) -> None:

@@ -89,12 +89,16 @@ class Team:
         _end_dropped()
         _ENDS.add(weakref.finalize(self, _end, self._stop, self._control))  # at exit too: no worker outlives it
 
-    def bind(self, prog: int, count: int, base: int, step: int, parts: int | None = None) -> None:
+    def bind(
+        self, prog: int, count: int, base: int, step: int, parts: int | None = None, *, split: bool = False
+    ) -> None:
         """Addresses of program, arena and step block.
 
-        `parts`: of the work, at most; None: always as many as `threads`, whoever takes them.
+        `parts`: of the work, at most; None: always as many as `threads`, whoever takes them. `split`: whether threads
+        meet where an instruction says `IF_SPLIT`, which the step block says too (`S_SPLIT`).
         """
         work = self.threads << 32 if parts is None else parts << 32 | 1 << 48
+        work |= int(split) << 49
         self._bound = (prog, count | work, base, step)
 
     def step(self) -> None:

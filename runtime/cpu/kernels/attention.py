@@ -18,25 +18,22 @@ from typing import Any
 
 from ...kvcache import DIMS, KEYS, KV_BYTES, PAGE, QUERIES
 from ...step import Q_COUNT, Q_ENCODER, Q_FIRST, Q_TABLES, S_N_SEQUENCES, S_TOKENS, TOKEN_WORDS
-from ..attention_folds import fold_lanes
 from ..attention_tiles import (
     BLOCKS,
     BOUND,
     BY_LANE,
     BY_PAGE,
-    OF_ONE,
     SCORES,
     SCORES_OF_BLOCK,
     SCORES_OF_ONE,
     TILE,
-    VECTORS,
-    WIDTHS,
     call_by_lane,
     call_by_page,
     call_scores,
     tiles_of,
 )
-from ..lanes import div, ld, ld_i32, ldf, load_tail, peek, prefetch, splat, st, store, store_tail
+from ..lanes import ld, ld_i32, load_tail, peek, prefetch, splat, st, store
+from .attention_parts import SUMS, finish, whole_blocks, widest
 from .attention_scores import (
     CONTEXT,
     GROUP,
@@ -51,7 +48,6 @@ from .attention_scores import (
     VECTOR,
     D,
     Q,
-    Y,
     fill,
     plan_of,
     row_of,
@@ -59,20 +55,8 @@ from .attention_scores import (
     seen_back,
     softmax_of,
 )
+from .attention_split import is_split, split_folds, split_scores, split_values
 from .base import arg, farg, jit, kernel, plain, sequence_words
-
-HALF = VECTORS // 2
-SUMS = 3 * VECTOR + VECTOR  # of a query, a tile's together: its sum; where its keys begin; where they end; partial sums
-
-
-@jit
-def finish(p: Any, base: Any, place: Any, lanes: Any, lane_bytes: Any, norm: Any, j: Any, many: Any) -> None:
-    """Dimensions from j on of the query that is the batch's `place`th: its lanes folded, by its weights' sum."""
-    d, total = arg(p, D), splat(ldf(norm))
-    y = base + arg(p, Y) + 4 * place * d
-    for c in range(many):
-        k = j + 16 * c
-        store_tail(y + 4 * k, div(fold_lanes(lanes + c * VECTOR, lane_bytes), total), d - k)
 
 
 def attention_of(scores_kind: str = "") -> Any:
@@ -81,7 +65,8 @@ def attention_of(scores_kind: str = "") -> Any:
     It takes the bytes of a number, `tiles` (`attention_tiles.tiles_of`), and whether the keys are an encoder's text's.
     """
     biased, relative = scores_kind == "biased", scores_kind == "relative"
-    softmax, softmax_of_one = softmax_of(TILE, scores_kind), softmax_of(1, scores_kind)
+    top, weigh, total = softmax_of(TILE, scores_kind)
+    top_of_one, weigh_of_one, total_of_one = softmax_of(1, scores_kind)
     seen = seen_around if scores_kind else seen_back
     plan = plan_of(seen)
 
@@ -184,46 +169,42 @@ def attention_of(scores_kind: str = "") -> Any:
                         j += 16 * blocks
                 for m in range(0, tiled, wide):
                     limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
+                    at, to = buf + m * ldp, sums + m * SUMS
                     if wide > 1:
-                        softmax(p, buf + m * ldp, ldp, scale, limits, sums + m * SUMS)
+                        top(p, at, ldp, scale, limits, to, plain(0), context)
+                        weigh(at, ldp, limits, to, plain(0), plain(TILE), to + 3 * VECTOR)
+                        store(to, total(to + 3 * VECTOR))
                     else:
-                        softmax_of_one(p, buf, ldp, scale, limits, sums)
-                    b0, b1, b2, b3 = context, 0, context, 0
-                    for q in range(wide):
-                        low, n = ld(limits + BOUND * q + 16), ld(limits + BOUND * q + 8)
-                        b0, b1 = min(b0, low // KEYS), max(b1, (low + 15) // KEYS)
-                        b2, b3 = min(b2, n // KEYS), max(b3, (n + 15) // KEYS)
-                    st(edges, b0)
-                    st(edges + 8, b1)
-                    st(edges + 16, max(b1, b2))
-                    st(edges + 24, b3)
+                        top_of_one(p, at, ldp, scale, limits, to, plain(0), context)
+                        weigh_of_one(at, ldp, limits, to, plain(0), plain(1), to + 3 * VECTOR)
+                        store(to, total_of_one(to + 3 * VECTOR))
+                    whole_blocks(limits, wide, context, edges)
                 first_page, last_page = lowest // PAGE, (highest - 1) // PAGE
-                tile_by_tile = many_tokens and first_page == last_page  # the keys' values stay in the first cache
+                shared = many_tokens and wide > 1  # values, by several queries
+                tile_by_tile = shared and first_page == last_page  # they stay in the first cache
                 j = 0
                 while j < d_pad:
-                    many = VECTORS if j + 16 * VECTORS <= d_pad else HALF if j + 16 * HALF <= d_pad else 1
-                    functions = tiles if wide > 1 else tiles + OF_ONE
-                    functions += 0 if many == VECTORS else 8 if many == HALF else 8 * (len(WIDTHS) - 1)
-                    by_page, by_lane = peek(functions + BY_PAGE), peek(functions + BY_LANE)
+                    many, functions = widest(tiles, wide, d_pad - j)
+                    by_page, by_lane = peek(functions + BY_PAGE), peek(functions + BY_LANE) if shared else 0
                     lane_bytes = many * VECTOR * (wide if tile_by_tile else tiled)
-                    for lane in range(KEYS if many_tokens and not tile_by_tile else 0):
+                    for lane in range(KEYS if shared and not tile_by_tile else 0):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
                             call_by_lane(by_lane, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
                                          edges, lane, parts + m * many * VECTOR, lane_bytes)  # fmt: skip
-                    for page in range(first_page, last_page + 1 if not many_tokens else first_page):
+                    for page in range(first_page, first_page if shared else last_page + 1):
                         for m in range(0, tiled, wide):
                             limits, edges = bounds + BOUND * m, sums + m * SUMS + VECTOR
                             call_by_page(by_page, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
                                          edges, page, parts + m * many * VECTOR, lane_bytes,
-                                         int(page == first_page))  # fmt: skip
+                                         int(page == first_page), 0, KEYS)  # fmt: skip
                     place, h = first_place, f % group
                     for m in range(0, tiled, wide):
                         lanes = parts + m * many * VECTOR
                         if tile_by_tile:
                             lanes, limits, edges = parts, bounds + BOUND * m, sums + m * SUMS + VECTOR
                             call_by_page(by_page, buf + m * ldp, ldp, vc, table, page_bytes, row, j * size, limits,
-                                         edges, first_page, lanes, lane_bytes, 1)  # fmt: skip
+                                         edges, first_page, lanes, lane_bytes, 1, 0, KEYS)  # fmt: skip
                         for n in range(m, min(m + wide, count)):
                             norm = sums + m * SUMS + 4 * (n - m)
                             finish(p, base, place, lanes + (n - m) * many * VECTOR, lane_bytes, norm, j, many)
@@ -242,19 +223,52 @@ CACHES = tuple((size, tiles_of(kind)) for kind, size in KV_BYTES.items())
 walk = attention_of()
 
 
+@jit
+def attend(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any, cross: Any) -> None:
+    """The walk; or a lone token's first part of three, which threads share evenly."""
+    if cross == 0 and is_split(p, step, nt):
+        split_scores(p, base, step, t, nt, size, tiles)
+    else:
+        walk(p, base, step, t, nt, size, tiles, cross)
+
+
 @kernel
 def attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """softmax(q k^T * scale) v over the keys from max(first, last - window + 1) to last."""
-    walk(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
+    attend(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
 
 
 @kernel
 def attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32, the cache widened in registers."""
-    walk(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
+    attend(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
 
 
 @kernel
 def attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32; a key's scale multiplies its score, a value's its weight."""
-    walk(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))
+    attend(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))
+
+
+@kernel
+def attention_values_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """The second part of a lone token's attention."""
+    split_values(p, base, step, t, nt, plain(F32_BYTES), tiles_f32())
+
+
+@kernel
+def attention_values_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_values_f32, the cache widened in registers."""
+    split_values(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16())
+
+
+@kernel
+def attention_values_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """As attention_values_f32; a value's scale multiplies it."""
+    split_values(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8())
+
+
+@kernel
+def attention_folds(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+    """The third part of a lone token's attention, of a cache of any dtype."""
+    split_folds(p, base, step, t, nt)

@@ -23,7 +23,7 @@ from ...step import (
 from ..attention_folds import bias_tile, tile_folds, within
 from ..attention_tiles import BOUND, TILE
 from ..lanes import add, div, ld, ld_i32, ldf, load, maximum, mul, splat, stf, store, sub, zero
-from .base import arg, farg, jit, sequence_words, template
+from .base import arg, farg, jit, plain, sequence_words, template
 from .elementwise import exp, tanh
 
 F = np.float32
@@ -61,46 +61,73 @@ def _final(rows: int, kind: str) -> Any:
     return {"": scaled, "biased": adjusted, "relative": together}[kind]
 
 
-@cache  # kernels of each dtype share it
-def softmax_of(rows: int, kind: str) -> Any:
-    """Scores of a tile's queries, [group of keys][block][16 lanes], to exp(score - largest); their sums to `sums`."""
-    keys, fold_rows, top_rows = tile_folds(rows)
-    final = _final(rows, kind)
+@jit
+def edges(rows: Any, bounds: Any, sums: Any) -> Any:
+    """Of a tile's queries: their first key and the last one's end; between which keys every query sees every key.
+
+    Each lane's own two stand in two vectors at `sums`, where some query lacks some of a block.
+    """
+    tile_low, tile_end, low, end = ld(bounds), 0, 0, ld(bounds + 8)
+    for row in range(rows):
+        at = bounds + BOUND * row
+        tile_low, tile_end = min(tile_low, ld(at)), max(tile_end, ld(at + 8))
+        low, end = max(low, ld(at + 16)), min(end, ld(at + 8))
+    if tile_low < low or end < (tile_end + KEYS - 1) // KEYS * KEYS:
+        for lane in range(KEYS):
+            at = bounds + BOUND * (lane % rows)
+            stf(sums + VECTOR + 4 * lane, F(ld(at + 16)))
+            stf(sums + 2 * VECTOR + 4 * lane, F(ld(at + 8)))
+    return tile_low, tile_end, low, end
+
+
+@cache  # kernels of each kind and dtype share it
+def _weigh_of(rows: int) -> Any:
+    keys, _, top_rows = tile_folds(rows)
 
     @jit
-    def body(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any) -> None:
-        lows, ends, tile_low, tile_end, low, end = sums + VECTOR, sums + 2 * VECTOR, ld(bounds), 0, 0, ld(bounds + 8)
-        for row in range(rows):
-            at = bounds + BOUND * row
-            tile_low, tile_end = min(tile_low, ld(at)), max(tile_end, ld(at + 8))
-            low, end = max(low, ld(at + 16)), min(end, ld(at + 8))
-        if tile_low < low or end < (tile_end + KEYS - 1) // KEYS * KEYS:  # a query lacks some of a block
-            for lane in range(KEYS):
-                at = bounds + BOUND * (lane % rows)
-                stf(lows + 4 * lane, F(ld(at + 16)))
-                stf(ends + 4 * lane, F(ld(at + 8)))
-        lov, nv, top = load(lows), load(ends), splat(F(-np.inf))
-        for group in range(rows):
-            at, key = line + group * ldp, group * (KEYS // rows)
-            for j in range(tile_low, tile_end, 16):
-                s = final(p, load(at + 4 * j), scale, bounds, j + key)
-                if j < low or j + 16 > end:
-                    s = within(s, keys(F(j + key)), lov, nv, F(-np.inf))
-                store(at + 4 * j, s)
-                top = maximum(top, s)
-        top = top_rows(top)
-        for group in range(rows):
+    def weigh(line: Any, ldp: Any, bounds: Any, sums: Any, begin: Any, stop: Any, totals: Any) -> None:
+        tile_low, tile_end, low, end = edges(plain(rows), bounds, sums)
+        lov, nv, largest = load(sums + VECTOR), load(sums + 2 * VECTOR), top_rows(load(sums))
+        for group in range(begin, stop):
             at, key, total = line + group * ldp, group * (KEYS // rows), zero()
             for j in range(tile_low, tile_end, 16):
-                e = exp(sub(load(at + 4 * j), top))
+                e = exp(sub(load(at + 4 * j), largest))
                 if j < low or j + 16 > end:
                     e = within(e, keys(F(j + key)), lov, nv, F(0.0))
                 store(at + 4 * j, e)
                 total = add(total, e)
-            store(sums + (3 + group) * VECTOR, total)
-        store(sums, fold_rows(sums + 3 * VECTOR))
+            store(totals + group * VECTOR, total)
 
-    return body
+    return weigh
+
+
+@cache  # kernels of each dtype share them
+def softmax_of(rows: int, kind: str) -> tuple[Any, Any, Any]:
+    """What makes weights of the scores of a tile's queries, which lie as [group of keys][block][16 lanes].
+
+    top(p, line, ldp, scale, bounds, sums, first, last): the largest of keys `first` to `last`, whole blocks, lane by
+    lane to `sums`; scores as they count then. weigh(line, ldp, bounds, sums, begin, stop, totals): exp(score - largest)
+    of groups `begin` to `stop`, and the sum of each to `totals`; largest: of all lanes of a query at `sums`.
+    total(totals): the sums of the queries, in the one order.
+    """
+    keys, fold_rows, _ = tile_folds(rows)
+    final = _final(rows, kind)
+
+    @jit
+    def top(p: Any, line: Any, ldp: Any, scale: Any, bounds: Any, sums: Any, first: Any, last: Any) -> None:
+        tile_low, tile_end, low, end = edges(plain(rows), bounds, sums)
+        lov, nv, largest = load(sums + VECTOR), load(sums + 2 * VECTOR), splat(F(-np.inf))
+        for group in range(rows):
+            at, key = line + group * ldp, group * (KEYS // rows)
+            for j in range(max(first, tile_low), min(last, tile_end), 16):
+                s = final(p, load(at + 4 * j), scale, bounds, j + key)
+                if j < low or j + 16 > end:
+                    s = within(s, keys(F(j + key)), lov, nv, F(-np.inf))
+                store(at + 4 * j, s)
+                largest = maximum(largest, s)
+        store(sums, largest)
+
+    return top, _weigh_of(rows), fold_rows
 
 
 @template

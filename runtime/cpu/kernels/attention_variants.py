@@ -11,11 +11,11 @@ from .attention import (
     BF16_BYTES,
     F32_BYTES,
     INT8_BYTES,
+    attend,
     attention_of,
     tiles_bf16,
     tiles_f32,
     tiles_int8,
-    walk,
 )
 from .base import arg, kernel, plain, rows_of, share
 
@@ -78,16 +78,16 @@ def attention_relative_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> No
 @kernel
 def cross_attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32, over every key of the encoder's text."""
-    walk(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(1))
+    attend(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(1))
 
 
 @kernel
 def cross_attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_bf16, over every key of the encoder's text."""
-    walk(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(1))
+    attend(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(1))
 
 
 @kernel
 def cross_attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_int8, over every key of the encoder's text."""
-    walk(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(1))
+    attend(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(1))
