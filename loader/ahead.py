@@ -16,7 +16,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .header import TensorInfo
     from .open import Opened
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     #: A file, and bytes of it from one place up to another.
     Span = tuple[Path, int, int]
 
-__all__ = ["fetch_whole", "in_memory", "read_ahead"]
+__all__ = ["fetch_whole", "fetching", "in_memory", "read_ahead"]
 
 #: Bytes between two looks at whether they are still wanted.
 PIECE = 2**24
@@ -52,6 +52,26 @@ def read_ahead(spans: Iterable[Span], ended: Callable[[], bool], first: Iterable
         thread.start()
         return thread
     return None
+
+
+@contextlib.contextmanager
+def fetching(path: str | os.PathLike[str]) -> Iterator[None]:
+    """While a model of which everything is read is opened: fetch its files, each from its beginning.
+
+    What is opened says in which order the rest is wanted (`fetch_whole`). Experts are not all read: they wait for that.
+    """
+    ended = False
+    # whoever opens them says what is wrong with them, or with the path
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        directory = Path(path)
+        files = sorted(directory.glob("*.safetensors"))
+        spans = [(file, 0, file.stat().st_size) for file in files]
+        if b"expert" not in (directory / "config.json").read_bytes():
+            read_ahead(spans, lambda: ended)
+    try:
+        yield
+    finally:
+        ended = True
 
 
 def in_memory(file: Path, at: int) -> bool:
