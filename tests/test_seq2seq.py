@@ -299,9 +299,9 @@ def test_who_is_stopped_as_a_part_of_the_program_is_chosen_leaves_the_next_its_o
         executor = model.session.backend._executor  # type: ignore[attr-defined]
         bind = executor.bind
 
-        def struck(*where: int) -> None:
+        def struck(*where: int, **how: bool) -> None:
             executor.bind = bind
-            bind(*where)
+            bind(*where, **how)
             raise KeyboardInterrupt
 
         model.hidden([5, 6, 7])
