@@ -43,8 +43,8 @@ def too_many_rows(session):
     session.step(IDS, 0)
     (i,) = (i for i, ins in enumerate(session.program.code) if ins.op == "linear" and ins.rows == "R")
     n = session.program.code[i].values["n"]
-    slot = list(session.backend.code[i]).index(n)
-    session.backend.code[i, slot] = n + 16
+    slot = list(session.backend.code[session.backend._at[i]]).index(n)
+    session.backend.code[session.backend._at[i], slot] = n + 16
 
 
 def no_such_token(session):
@@ -69,7 +69,7 @@ def pages_of_another_size(session):
     """Heads further apart than the pool has them."""
     session.step(IDS, 0)
     i = next(i for i, ins in enumerate(session.program.code) if ins.op == "attention")
-    session.backend.code[i, len(HEADER) + OPS["attention"].names.index("pages")] += 1
+    session.backend.code[session.backend._at[i], len(HEADER) + OPS["attention"].names.index("pages")] += 1
 
 
 #: What is spoilt, and words of the error that says so.
