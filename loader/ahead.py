@@ -15,6 +15,10 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError, MiaotuiError
+from .checkpoint import CONFIG, MAX_CONFIG
+from .files import read_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -62,11 +66,10 @@ def fetching(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     ended = False
     # whoever opens them says what is wrong with them, or with the path
-    with contextlib.suppress(OSError, TypeError, ValueError):
+    with contextlib.suppress(MiaotuiError, OSError, TypeError, ValueError):
         directory = Path(path)
-        files = sorted(directory.glob("*.safetensors"))
-        spans = [(file, 0, file.stat().st_size) for file in files]
-        if b"expert" not in (directory / "config.json").read_bytes():
+        spans = [(file, 0, file.stat().st_size) for file in sorted(directory.glob("model*.safetensors"))]
+        if spans and b"expert" not in read_bytes(directory / CONFIG, MAX_CONFIG, ConfigError):
             read_ahead(spans, lambda: ended)
     try:
         yield

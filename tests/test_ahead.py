@@ -14,7 +14,7 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
-from miaotui.errors import CheckpointError
+from miaotui.errors import CheckpointError, ConfigError
 from miaotui.loader import ahead, pack
 from mutation_families import small_config, write_fitting
 from safetensors.numpy import load_file, save_file
@@ -143,6 +143,27 @@ def test_what_is_no_place_is_nothing_to_fetch(path: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(ahead, "read_ahead", Mock())
     with ahead.fetching(path):
         assert not ahead.read_ahead.called  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device", "too large"])
+def test_a_config_that_is_no_small_file_is_not_read(tmp_path: Path, what: str) -> None:
+    """It is refused as by any other load, at once."""
+    write_checkpoint(tmp_path, small("llama"))
+    config = tmp_path / "config.json"
+    config.unlink()
+    if what == "a pipe":
+        os.mkfifo(config)
+    elif what == "a device":
+        config.symlink_to("/dev/zero")
+    else:
+        with config.open("wb") as f:
+            f.truncate(2**40)
+    told = []
+    for how in ({}, {"memory_limit": "1GiB"}):
+        with pytest.raises(ConfigError) as e:
+            miaotui.load(tmp_path, threads=1, **how)
+        told.append(str(e.value))
+    assert told[0] == told[1]
 
 
 def test_a_file_that_is_shorter_by_now_or_cannot_be_sent_ends_it(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from miaotui.loader.open import open_model
 from miaotui.runtime.cpu import backend, link
 from miaotui.runtime.cpu.backend import CpuBackend, cpu_session
+from miaotui.runtime.cpu.bounds import Checked
 from miaotui.runtime.kvcache import KV_BYTES, PAGE
 from miaotui.runtime.step import S_SPLIT
 from test_runtime import llama
@@ -122,3 +124,29 @@ def test_where_there_is_no_room_one_instruction_does_it_all(tmp_path: Path, monk
 def test_followers_are_kernels() -> None:
     assert {name for more in link.FOLLOWED.values() for name in more} <= set(link.KERNELS)
     assert set(link.FOLLOWED) <= set(link.KERNELS)
+
+
+def test_checked_lines_have_all_parts(models: dict[tuple[int, int, int], Path]) -> None:
+    """However many a step is worth: each line is a step of its own there, after which threads may have become fewer."""
+    config, weights = open_weights(models[6, 2, 10])
+    session = cpu_session(config, weights, n_context=CONTEXT, chunk=8, n_logits=1, threads=3, auto=True)
+    session.step([1], 0)
+    inner, own = Mock(), session.backend
+    checked = Checked(inner, own._lines, own.code, own._batch)
+    checked.bind(own.code.ctypes.data, 2, own.arena.ctypes.data, own._batch.address, 1, split=True)
+    checked.step()
+    lines = [(own.code.ctypes.data + i * own.code.strides[0], 1) for i in (0, 1)]
+    assert inner.bind.call_args_list == [call(*line, own.arena.ctypes.data, own._batch.address) for line in lines]
+    session.close()
+
+
+def test_few_numbers_of_threads_are_kept(
+    models: dict[tuple[int, int, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "KEPT", 3)
+    config, weights = open_weights(models[6, 2, 10])
+    session = cpu_session(config, weights, n_context=CONTEXT, chunk=8, n_logits=1, threads=2, auto=True)
+    for n in range(1, 9):
+        session.step([1] * n, 0)
+        assert 1 <= len(session.backend._counts) <= 3
+    session.close()

@@ -38,6 +38,8 @@ __all__ = ["CpuBackend", "cpu_session"]
 
 #: Keys from which on threads share the attention of a lone token evenly, and meet twice more for that.
 LONG = 512
+#: Kinds of batches whose number of threads is kept.
+KEPT = 4096
 
 
 def cpu_session(config: Config, weights: Weights, *, threads: int = 1, auto: bool = False, **shape: Any) -> Session:
@@ -148,6 +150,8 @@ class CpuBackend:
         keys = int(batch.tokens[batch.n_tokens - 1, T_LAST]).bit_length() if batch.n_tokens else 0
         of = (*span, batch.n_tokens, batch.n_logits, keys)
         if (parts := self._counts.get(of)) is None:
+            if len(self._counts) >= KEPT:
+                self._counts.clear()
             parts = self._counts[of] = self._worth_of(span, batch.n_tokens, batch.n_logits, 1 << keys)
         return parts
 

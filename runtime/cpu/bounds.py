@@ -160,7 +160,7 @@ class Checked:
     ) -> None:
         """`code`: the encoded lines; where there is no instruction, ids are drawn."""
         self.inner, self._lines, self._code, self._batch = inner, lines, code, batch
-        self._bound: tuple[int, int, int, int, int | None] = (0, 0, 0, 0, None)
+        self._bound = (0, 0, 0, 0)
 
     def bind(
         self,
@@ -168,16 +168,16 @@ class Checked:
         count: int,
         base: int,
         step: int,
-        parts: int | None = None,
+        parts: int | None = None,  # noqa: ARG002 - all: lines that leave something for each other have as many
         *,
         split: bool = False,  # noqa: ARG002 - instructions run one by one
     ) -> None:
         """Addresses of program, arena and step block; the others: as of `Team.bind`."""
-        self._bound = (prog, count, base, step, parts)
+        self._bound = (prog, count, base, step)
 
     def step(self) -> None:
         """Run the program once. Errors: `BackendError`."""
-        prog, count, base, step, parts = self._bound
+        prog, count, base, step = self._bound
         first = (prog - int(self._code.ctypes.data)) // self._code.strides[0]
         for i in range(first, first + count):
             line = int(self._code[i].ctypes.data)
@@ -188,7 +188,7 @@ class Checked:
             else:
                 kernel = DRAW
                 regions += draw_regions(self._batch, self._code[i], base)
-            self.inner.bind(line, 1, base, step, parts)
+            self.inner.bind(line, 1, base, step)
             watched(f"instruction {i}, {kernel}", regions, self.inner.step)
 
     def _words(self) -> Iterator[Region]:
