@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from functools import partial
 from numbers import Integral
@@ -13,7 +12,7 @@ from .errors import InputError, is_iterable, numbered, shown
 from .interpreters import whole_imports
 from .limits import AUTO, named_adapters
 from .load_options import LOAD_DEFAULTS, LoadKwargs, parse_options
-from .loader.ahead import fetch_whole, fetching
+from .loader.ahead import fetch_whole
 from .loader.lending import Lender
 from .loader.open import open_model
 from .loader.pack import pack
@@ -130,14 +129,13 @@ def _loaded(path: str | Path, options: LoadKwargs, lender: Lender | None = None)
     asked = parse_options(options)
     check_draft(asked.draft, asked.request.device)
     free = _free_bytes() if asked.request.gpu else None
-    some = asked.auto or asked.request.gpu or asked.request.prune is not None or asked.request.limit_bytes is not None
-    with contextlib.nullcontext() if some or lender is not None else fetching(path):
-        opened = open_model(path, revision=asked.revision, adapter=asked.request.adapter)
+    opened = open_model(path, revision=asked.revision, adapter=asked.request.adapter)
     backend: Backend | None = None
     prepared: Prepared | None = None
     drafts: Model | None = None
     try:
-        if not some:
+        some = asked.auto or asked.request.gpu or asked.request.prune is not None
+        if not some and asked.request.limit_bytes is None:
             fetch_whole(opened)
         request, profile, picked = settled(asked, opened, free)
         ready = prepared = prepare(opened, request, free=free, part=draft_part(asked.draft), lender=lender)

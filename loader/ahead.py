@@ -15,12 +15,8 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, MiaotuiError
-from .checkpoint import CONFIG, MAX_CONFIG
-from .files import read_bytes
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .header import TensorInfo
     from .open import Opened
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
     #: A file, and bytes of it from one place up to another.
     Span = tuple[Path, int, int]
 
-__all__ = ["fetch_whole", "fetching", "in_memory", "read_ahead"]
+__all__ = ["fetch_whole", "in_memory", "read_ahead"]
 
 #: Bytes between two looks at whether they are still wanted.
 PIECE = 2**24
@@ -56,25 +52,6 @@ def read_ahead(spans: Iterable[Span], ended: Callable[[], bool], first: Iterable
         thread.start()
         return thread
     return None
-
-
-@contextlib.contextmanager
-def fetching(path: str | os.PathLike[str]) -> Iterator[None]:
-    """While a model of which everything is read is opened: fetch its files, each from its beginning.
-
-    What is opened says in which order the rest is wanted (`fetch_whole`). Experts are not all read: they wait for that.
-    """
-    ended = False
-    # whoever opens them says what is wrong with them, or with the path
-    with contextlib.suppress(MiaotuiError, OSError, TypeError, ValueError):
-        directory = Path(path)
-        spans = [(file, 0, file.stat().st_size) for file in sorted(directory.glob("model*.safetensors"))]
-        if spans and b"expert" not in read_bytes(directory / CONFIG, MAX_CONFIG, ConfigError):
-            read_ahead(spans, lambda: ended)
-    try:
-        yield
-    finally:
-        ended = True
 
 
 def in_memory(file: Path, at: int) -> bool:

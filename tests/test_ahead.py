@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -14,13 +13,12 @@ import miaotui
 import numpy as np
 import pytest
 from checkpoints import small, write_checkpoint
-from miaotui.errors import CheckpointError, ConfigError
+from miaotui.errors import CheckpointError
 from miaotui.loader import ahead, pack
 from mutation_families import small_config, write_fitting
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 SIZE = 2**22
@@ -97,73 +95,12 @@ def test_small_pieces_are_advised_before_the_rest(cold: Path, monkeypatch: pytes
 def test_vectors_are_what_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path, small("llama"))
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(ahead, "read_ahead", lambda _, __, first=(): asked.extend((a, b) for _, a, b in first))
+    monkeypatch.setattr(ahead, "read_ahead", lambda _, __, first: asked.extend((a, b) for _, a, b in first))
     with miaotui.load(tmp_path, threads=1) as model:
         names = {(info.start, info.stop): name for name, info in model._opened.checkpoint.tensors.items()}
     assert asked
     assert all(names[span].endswith("norm.weight") for span in asked)
     assert len(asked) == len([name for name in names.values() if name.endswith("norm.weight")])
-
-
-def test_files_are_fetched_while_they_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From their beginnings, until it is known what is wanted of them and in which order."""
-    write_checkpoint(tmp_path, small("llama"))
-    asked: list[tuple[list[ahead.Span], Callable[[], bool], bool]] = []
-    monkeypatch.setattr(ahead, "read_ahead", lambda spans, ended, _=(): asked.append((list(spans), ended, ended())))
-    with miaotui.load(tmp_path, threads=1) as model:
-        files = [(file, 0, file.stat().st_size) for file in tmp_path.glob("*.safetensors")]
-        (spans, ended, before), (_, closed, _) = asked
-        assert (spans, before, ended(), closed()) == (files, False, True, False)
-        model.close()
-        assert closed()
-
-
-@pytest.mark.parametrize("how", [{"prune": "ffn=0.5"}, {"memory_limit": "1GB"}, {"auto": True}])
-def test_what_may_be_read_in_part_is_opened_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
-) -> None:
-    write_checkpoint(tmp_path, small("llama"))
-    monkeypatch.setattr(ahead, "read_ahead", Mock())
-    with miaotui.load(tmp_path, threads=1, **how):
-        assert not ahead.read_ahead.called  # type: ignore[attr-defined]
-
-
-def test_experts_are_opened_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(9))
-    monkeypatch.setattr(ahead, "read_ahead", Mock())
-    for config, n in (('{"num_local_experts": 8}', 0), ("{}", 1)):
-        (tmp_path / "config.json").write_text(config)
-        with ahead.fetching(tmp_path):
-            assert ahead.read_ahead.call_count == n  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("path", ["", "gone", "no/where", "a\0b", 5, None, b"x"])
-def test_what_is_no_place_is_nothing_to_fetch(path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens it says so."""
-    monkeypatch.setattr(ahead, "read_ahead", Mock())
-    with ahead.fetching(path):
-        assert not ahead.read_ahead.called  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("what", ["a pipe", "a device", "too large"])
-def test_a_config_that_is_no_small_file_is_not_read(tmp_path: Path, what: str) -> None:
-    """It is refused as by any other load, at once."""
-    write_checkpoint(tmp_path, small("llama"))
-    config = tmp_path / "config.json"
-    config.unlink()
-    if what == "a pipe":
-        os.mkfifo(config)
-    elif what == "a device":
-        config.symlink_to("/dev/zero")
-    else:
-        with config.open("wb") as f:
-            f.truncate(2**40)
-    told = []
-    for how in ({}, {"memory_limit": "1GiB"}):
-        with pytest.raises(ConfigError) as e:
-            miaotui.load(tmp_path, threads=1, **how)
-        told.append(str(e.value))
-    assert told[0] == told[1]
 
 
 def test_a_file_that_is_shorter_by_now_or_cannot_be_sent_ends_it(cold: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,13 +140,6 @@ def test_more_than_half_of_memory_and_nothing_are_left_alone(cold: Path, monkeyp
     assert ahead.in_memory(cold.with_name("gone"), 0)  # whoever opens it says so
 
 
-@pytest.fixture
-def opened_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is fetched until files are opened."""
-    monkeypatch.setattr(miaotui.model, "fetching", lambda _: contextlib.nullcontext())
-
-
-@pytest.mark.usefixtures("opened_first")
 @pytest.mark.parametrize("how", ["all of it", "what a plan leaves"])
 def test_a_load_asks_for_layers_first_and_tables_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -249,7 +179,6 @@ def test_a_tensor_with_a_number_of_5000_digits_is_refused_as_any_other(tmp_path:
     assert told[0] == told[1]
 
 
-@pytest.mark.usefixtures("opened_first")
 def test_what_is_not_wholly_read_waits_for_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans, encoders, experts, files that say more than config.json."""
     asked: list[str] = []
