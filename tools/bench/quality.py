@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=4096, help="most tokens of the file (default: 4096)")
     parser.add_argument("--how", nargs="+", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
     parser.add_argument("--precision", nargs="+", choices=WORDS, help="words of it, each measured (default: none)")
-    parser.add_argument("--kv-cache", choices=tuple(KV_BYTES), default="f32", help="dtype of our KV cache (default: f32)")
+    parser.add_argument("--kv-cache", choices=tuple(KV_BYTES), default="f32", help="of ours (default: f32)")
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python and gguf: compare with its rounding")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser
