@@ -176,7 +176,7 @@ def _entry(source: Source) -> Entry:
     return Entry(
         weight=source.name,
         tensor=source.tensor.name,
-        stored=source.tensor.dtype,
+        stored=source.tensor.stored_as,
         shape=source.shape,
         dtype=source.dtype,
         tensor_bytes=source.tensor.nbytes,
