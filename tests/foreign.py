@@ -1,8 +1,9 @@
-"""Tiny checkpoints as others quantise them: packed here from the published formats, next to the floats that they mean."""
+"""Tiny checkpoints as others quantise them, packed here by the published formats, and the floats that they mean."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -56,8 +57,11 @@ def draw(
 def held(x: np.ndarray, dtype: str) -> np.ndarray:
     """Rounded to F16 or BF16, as float32."""
     if dtype == "BF16":
-        return (x.astype(np.float32).view(np.uint32) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-    return x.astype(np.float16 if dtype == "F16" else np.float32).astype(np.float32)
+        cut = np.bitwise_and(x.astype(np.float32).view(np.uint32), np.uint32(0xFFFF0000), dtype=np.uint32)
+        bits: np.ndarray = cut.view(np.float32)
+        return bits
+    x = x.astype(np.float16) if dtype == "F16" else x
+    return np.array(x, np.float32)
 
 
 def widened(q: np.ndarray, zeros: np.ndarray, scales: np.ndarray, of: np.ndarray) -> np.ndarray:
@@ -105,7 +109,7 @@ def awq_by_input(group: int) -> Callable[[np.random.Generator, int, int], Made]:
     def make(rng: np.random.Generator, n: int, k: int) -> Made:
         q, zeros, scales = draw(rng, n, k, levels=16, group=group, zero=None)
         times = {128: 1, 64: 2, 32: 4}[group]
-        wide = -(-(-(-zeros.shape[1] // 8)) // times) * times
+        wide = math.ceil(math.ceil(zeros.shape[1] / 8) / times) * times
         filled = np.zeros((n, wide * 8))
         filled[:, : scales.shape[1]] = scales
         of_zeros = np.zeros((n, wide * 8), int)
@@ -182,7 +186,8 @@ def e4m3(byte: np.ndarray) -> np.ndarray:
         sign, exponent, fraction = -1.0 if i >> 7 else 1.0, i >> 3 & 15, i & 7
         size = fraction / 8 * 2.0**-6 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7)
         table.append(float("nan") if i & 127 == 127 else sign * size)
-    return np.array(table, np.float32)[byte]
+    found: np.ndarray = np.array(table, np.float32)[byte]
+    return found
 
 
 def compressed(form: str, weights: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -254,27 +259,29 @@ def write_foreign(
     *,
     turned: bool = False,
     tensors: dict[str, np.ndarray] | None = None,
+    change: Callable[[dict[str, Part]], None] = lambda _: None,
 ) -> dict[str, Made]:
     """Write a checkpoint and return its matrices, by the name of the float tensor that each stands for.
 
     `tensors`: of the float model (None: drawn). Which are no matrices of a layer, or choose experts, are written in
-    the floats' dtype. `turned`: the family's files have matrices as [in, out].
+    the floats' dtype. `turned`: the family's files have matrices as [in, out]. `change`: what is done to the tensors
+    before they are written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(drawn.config | {"quantization_config": scheme.said}))
     rng, made = np.random.default_rng(drawn.seed), dict[str, Made]()
-    stored: dict[str, np.ndarray] = {}
-    dtypes: dict[str, str] = {}
+    stored: dict[str, Part] = {}
     for name, array in (random_tensors(drawn.config, drawn.seed) if tensors is None else tensors).items():
         if array.ndim == 2 and (".layers." in name or "h." in name) and not name.endswith("mlp.gate.weight"):
             n, k = array.shape[::-1] if turned else array.shape
             made[name] = scheme.make(rng, n, k)
             for end, (part, dtype) in made[name].parts.items():
-                stored[name.removesuffix(".weight") + end] = part
-                dtypes[name.removesuffix(".weight") + end] = dtype
+                stored[name.removesuffix(".weight") + end] = part, dtype
         else:
-            stored[name] = array
-    write_safetensors(directory / "model.safetensors", stored, dtypes, dtype=scheme.dtype)
+            stored[name] = array, scheme.dtype
+    change(stored)
+    dtypes = {name: dtype for name, (_, dtype) in stored.items()}
+    write_safetensors(directory / "model.safetensors", {name: part for name, (part, _) in stored.items()}, dtypes)
     return made
 
 
@@ -298,10 +305,22 @@ def write_twin(
 def experts(n: int = 4) -> tuple[Drawn, dict[str, np.ndarray]]:
     """One layer of experts (Qwen3's), and its tensors."""
     config = {
-        **{"model_type": "qwen3_moe", "vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 1, "head_dim": 16},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "num_experts": n},
-        **{"num_experts_per_tok": 2, "moe_intermediate_size": 32, "intermediate_size": 32, "norm_topk_prob": True},
-        **{"tie_word_embeddings": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        "model_type": "qwen3_moe",
+        "vocab_size": 40,
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "head_dim": 16,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "num_experts": n,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "intermediate_size": 32,
+        "norm_topk_prob": True,
+        "tie_word_embeddings": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
     }
     layer = {"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64)}
     layer |= {"self_attn.o_proj": (64, 64), "mlp.gate": (n, 64)}

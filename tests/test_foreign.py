@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import miaotui as mt
 import numpy as np
@@ -27,7 +26,6 @@ from foreign import (
 from helpers import open_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.errors import CheckpointError, ConfigError, MiaotuiError
 from miaotui.limits import Request
 from miaotui.loader.foreign.coded import Coded, Layout
 from miaotui.loader.foreign.forms import holds, repack
@@ -213,7 +211,7 @@ def test_8_bit_floats_are_the_publishers_own() -> None:
 
 def test_fp8_is_widened_as_transformers_does(tmp_path: Path) -> None:
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("transformers", minversion="5.20")
-    from transformers.integrations.finegrained_fp8 import Fp8Dequantize  # noqa: PLC0415 - needs both
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
     said = {"quant_method": "fp8", "weight_block_size": [32, 32]}
     scheme = Foreign(said, float8((32, 32), ".weight_scale_inv"), "bf16", "BF16")
@@ -223,14 +221,15 @@ def test_fp8_is_widened_as_transformers_does(tmp_path: Path) -> None:
         if name in made:
             byte, scales = (made[name].parts[end][0] for end in (".weight", ".weight_scale_inv"))
             floats = torch.from_numpy(byte).view(torch.float8_e4m3fn)
-            theirs = Fp8Dequantize(None)._dequantize_one(floats, torch.from_numpy(scales), torch.bfloat16)  # noqa: SLF001 - it has no other
+            theirs = Fp8Dequantize(None)._dequantize_one(floats, torch.from_numpy(scales), torch.bfloat16)
             np.testing.assert_array_equal(np.asarray(weight.array), theirs.view(torch.uint16).numpy())
 
 
+@pytest.mark.ci  # 6 s: importing it
 @pytest.mark.parametrize("bits", [4, 8])
 def test_packed_numbers_are_those_of_compressed_tensors(bits: int) -> None:
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("compressed_tensors")
-    from compressed_tensors.compressors.quantized_compressors.pack_quantized import (  # noqa: PLC0415 - as above
+    from compressed_tensors.compressors.quantized_compressors.pack_quantized import (
         PackedQuantizationCompressor,
         unpack_from_int32,
     )
@@ -325,7 +324,13 @@ def test_an_adapter_is_merged_into_the_floats(tmp_path: Path) -> None:
     write_twin(tmp_path / "twin", scheme, write_foreign(tmp_path / "foreign", scheme))
     rng = np.random.default_rng(1)
     (tmp_path / "adapter").mkdir()
-    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["layers.0.self_attn.q_proj"], "bias": "none"}
+    said = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["layers.0.self_attn.q_proj"],
+        "bias": "none",
+    }
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(said))
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
     parts = {name.format("A"): rng.standard_normal((2, 64)), name.format("B"): rng.standard_normal((64, 2))}

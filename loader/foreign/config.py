@@ -65,8 +65,8 @@ _KNOWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 class Scheme:
     """`group`: inputs that share a scale, -1: all of them; `block`: outputs and inputs, of 8-bit floats.
 
-    `plus`: what a stored zero point lacks; `by_act`: a group's inputs may stand apart; `by_input`: AWQ's "gemv". Of
-    compressed-tensors the tensors say the groups.
+    `plus`: what a stored zero point lacks; `by_act`: a group's inputs may stand apart, as g_idx says; `by_input`: AWQ's
+    "gemv". Of compressed-tensors the tensors say the groups; `has_zeros`: every matrix has zero points.
     """
 
     method: Method
@@ -74,6 +74,8 @@ class Scheme:
     group: int = -1
     plus: int = 0
     by_act: bool = False
+    has_zeros: bool = False
+    floats: bool = False
     by_input: bool = False
     block: tuple[int, int] | None = None
 
@@ -122,10 +124,10 @@ def _awq(said: Mapping[str, Any]) -> Scheme | str:
 def _fp8(said: Mapping[str, Any]) -> Scheme | str:
     block = said.get("weight_block_size")
     if block is None:
-        return Scheme("fp8")
+        return Scheme("fp8", floats=True)
     if not _is_block(block):
         return _other("weight_block_size", block, "two numbers, of outputs and inputs")
-    return Scheme("fp8", block=(block[0], block[1]))
+    return Scheme("fp8", floats=True, block=(block[0], block[1]))
 
 
 def _is_block(block: object) -> bool:
@@ -145,13 +147,15 @@ def _compressed(said: Mapping[str, Any]) -> Scheme | str:
             return kind
         kinds.add(kind)
     if len(kinds) > 1:
-        return "config_groups differ in their weights' num_bits or block_structure; expected one of each"
-    bits, *block = kinds.pop()
-    return Scheme("compressed-tensors", bits, block=(block[0], block[1]) if block else None)
+        return "config_groups differ in their weights' num_bits, type or block_structure; expected one of each"
+    bits, floats, *block = kinds.pop()
+    zeros = all(group["weights"].get("symmetric") is False for group in groups.values())
+    size = (block[0], block[1]) if block else None
+    return Scheme("compressed-tensors", bits, has_zeros=zeros, floats=bool(floats), block=size)
 
 
 def _weights(group: object, where: str) -> tuple[int, ...] | str:
-    """Bits of a group's weights, and the outputs and inputs of a block where they say any."""
+    """Bits of a group's weights, whether they are floats, and a block's outputs and inputs where they say any."""
     weights = group.get("weights") if isinstance(group, dict) else None
     if not isinstance(group, dict) or not isinstance(weights, dict):
         return _other(f"{where}.weights", weights, "an object")
@@ -164,7 +168,7 @@ def _weights(group: object, where: str) -> tuple[int, ...] | str:
             return f"{where}.{key} are rounded with scales that are fixed ahead; expected none, or dynamic ones"
     if block is not None and not _is_block(block):
         return _other(f"{where}.weights.block_structure", block, "two numbers, of outputs and inputs")
-    return (bits, *(block or ()))
+    return (bits, kind == "float", *(block or ()))
 
 
 _OF: Mapping[str, Callable[[Mapping[str, Any]], Scheme | str]] = {

@@ -84,6 +84,7 @@ def repack(  # noqa: PLR0913 - what and how
 
     Errors: `CheckpointError` where a scale is no number, or int4a's smallest number is too large.
     """
+    packed.check_sizes()
 
     def work(first: int) -> None:
         span = slice(first, min(len(rows), first + BLOCK_ROWS))

@@ -83,7 +83,7 @@ class Packed:
 
     def part(self, rows: Indices, columns: Indices | None) -> NDArray[Any]:
         """These outputs and inputs [rows, columns], in the dtype that `info.dtype` says, BF16 as its bits."""
-        self._check_sizes()
+        self.check_sizes()
         codes, groups = self.codes(rows, columns), self.groups if columns is None else self.groups[columns]
         with np.errstate(invalid="ignore", over="ignore"):  # as of any file's numbers
             if self.info.layout.floats:
@@ -144,7 +144,7 @@ class Packed:
         order = self.info.layout.order
         return fields[..., np.argsort(order)] if order else fields
 
-    def _check_sizes(self) -> None:
+    def check_sizes(self) -> None:
         """CheckpointError where the tensor that says [out, in] says another."""
         info = self.info.sizes
         if info is not None and tuple(self._view(info).tolist()) != self.info.matrix:

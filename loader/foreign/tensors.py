@@ -95,9 +95,9 @@ class _Finder:
         ends = every[self.scheme.method]
         for name, info in self.tensors.items():
             for end, make in ends.items():
-                packed = end == ".weight_scale" and f"{name.removesuffix(end)}.weight_packed" in self.tensors
-                if name.endswith(end) and not packed:
-                    made = make(name.removesuffix(end), info)
+                module = name.removesuffix(end)
+                if name.endswith(end) and (end != ".weight_scale" or f"{module}.weight_packed" not in self.tensors):
+                    made = make(module, info)
                     yield replace(made, stop=sum(piece.nbytes for piece in made.pieces))
 
     def _gptq(self, name: str, codes: TensorInfo) -> Coded:
@@ -107,7 +107,8 @@ class _Finder:
         groups = -(-k // block[1])
         scales = self._part(f"{name}.scales", FLOATS, (groups, n))
         zeros = self._part(f"{name}.qzeros", ("I32",), (groups, -(-n // each)))
-        order = self._part(f"{name}.g_idx", ("I32", "I64"), (k,)) if f"{name}.g_idx" in self.tensors else None
+        ordered = self.scheme.by_act or f"{name}.g_idx" in self.tensors
+        order = self._part(f"{name}.g_idx", ("I32", "I64"), (k,)) if ordered else None
         told = f"GPTQ {self.scheme.bits}-bit, {_told(block, (n, k))}{', by activation' if self.scheme.by_act else ''}"
         info = self._coded(name, (n, k), told, (codes, scales), block)
         return replace(info, layout=_GPTQ[self.scheme.plus], zeros=zeros, order=order)
@@ -127,14 +128,17 @@ class _Finder:
         return replace(info, layout=_AWQ_BY_INPUT if self.scheme.by_input else _AWQ, zeros=zeros)
 
     def _rows(self, name: str, codes: TensorInfo) -> Coded:
-        """compressed-tensors, several to a word."""
+        """compressed-tensors, several to a word. Errors: `CheckpointError` where config.json says floats."""
+        if self.scheme.floats:
+            msg = f"{codes.file}: tensor {codes.name} holds packed whole numbers; config.json ({KEY}) says floats"
+            raise CheckpointError(msg)
         each, (n, words) = WORD // self.scheme.bits, self._packed(codes)
         scales, k = self._part(f"{name}.weight_scale", FLOATS), words * each
         block = self._block(scales, n, k)
         told = f"compressed-tensors int{self.scheme.bits}, {_told(block, (n, k))}"
         info = replace(self._coded(name, (n, k), told, (codes, scales), block), layout=_ROWS)
         info = replace(info, sizes=self._part(f"{name}.weight_shape", ("I64", "I32"), (2,)))
-        if (zeros := f"{name}.weight_zero_point") in self.tensors:
+        if (zeros := f"{name}.weight_zero_point") in self.tensors or self.scheme.has_zeros:
             info = replace(info, zeros=self._part(zeros, ("I32",), (-(-n // each), info.n_groups)))
         if (order := f"{name}.weight_g_idx") in self.tensors:
             info = replace(info, order=self._part(order, ("I32", "I64"), (k,)))
@@ -142,16 +146,16 @@ class _Finder:
 
     def _bytes(self, name: str, scales: TensorInfo) -> Coded:
         """A byte each: whole numbers, or 8-bit floats."""
-        codes = self._part(f"{name}.weight", ("F8_E4M3",) if self.scheme.method == "fp8" else ("F8_E4M3", "I8"))
-        n, k = _matrix(codes)
-        scales, floats = self._part(scales.name, FLOATS), codes.dtype == "F8_E4M3"
+        floats = self.scheme.floats
+        codes = self._part(f"{name}.weight", ("F8_E4M3" if floats else "I8",))
+        (n, k), scales = _matrix(codes), self._part(scales.name, FLOATS)
         block = self._block(scales, n, k)
         before = "" if self.scheme.method == "fp8" else "compressed-tensors "
         told = f"{before}{'FP8' if floats else 'int8'}, {_told(block, (n, k))}"
         info = self._coded(name, (n, k), told, (codes, scales), block)
         if floats:
             return replace(info, layout=_FLOATS, dtype="BF16")
-        if (zeros := f"{name}.weight_zero_point") in self.tensors:
+        if (zeros := f"{name}.weight_zero_point") in self.tensors or self.scheme.has_zeros:
             info = replace(info, zeros=self._part(zeros, ("I8",), tuple(scales.shape)))
         return replace(info, layout=_BYTES)
 
