@@ -34,7 +34,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..dataclass import dataclass
 from ..errors import PlanError
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .adapter import Adapter
     from .families import Part
+    from .foreign.coded import Coded
     from .header import TensorInfo
     from .merge import Change
     from .model_tensors import ModelTensors
@@ -195,7 +196,7 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     `PlanError` for a `quantize` that is not understood.
     """
     file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
-    choice = Choice(opened.checkpoint.array, parse_quantize(quantize), plain_roles(quantize))
+    choice = Choice(opened.checkpoint, parse_quantize(quantize), plain_roles(quantize), cut=cut.cuts)
     planner = _Planner(file, cut, choice, adapter=opened.adapter)
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
     plan = _with_layers(planner, model)
@@ -264,6 +265,7 @@ class _Planner:
         self.cut, self.choice, self.adapter = cut, choice, adapter
         self.file, self.before = tensors, before  # what stands before the weights' names
         self.ranges: dict[tuple[str, int], Ranges] = {}
+        self.forms: dict[tuple[str, int], str | None] = {}  # of a layer's experts
         self.end = end
         self.embed: Source | None = None  # of another stack, which is this one's too
 
@@ -307,8 +309,8 @@ class _Planner:
         dtype = "f32" if len(shape) == 1 else self.choice.quantize.get(role_of(role), STORED[info.dtype])
         repacked = False
         if info.coded and not (zeros or changes or (expert is not None and self.adapter is not None)):
-            read = Wanted(info, rows, columns)
-            dtype, repacked = self.choice.of_coded(role_of(role), read, lambda: self._experts(role, layer) or [read])
+            read = Wanted(cast("Coded", info), rows, columns)
+            dtype, repacked = self.choice.of_coded(role_of(role), read, lambda: self._form(role, layer, read))
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None or expert is not None else held_as(dtype, shape, stays)
         fused = bool(piece.pieces) or piece.in_stack
@@ -340,10 +342,17 @@ class _Planner:
         self.end += _lines(source.nbytes)
         return source
 
-    def _experts(self, role: str, layer: int) -> list[Wanted]:
-        """What is read of all kept experts of a layer, which must be alike; nothing for another role."""
+    def _form(self, role: str, layer: int, read: Wanted) -> str | None:
+        """What holds a matrix exactly; of experts, all kept ones of the layer, which must be alike."""
         if expert_of(role) is None:
-            return []
+            return self.choice.form([read])
+        key = role_of(role), layer
+        if key not in self.forms:
+            self.forms[key] = self.choice.form(self._experts(role, layer))
+        return self.forms[key]
+
+    def _experts(self, role: str, layer: int) -> list[Wanted]:
+        """What is read of all kept experts of a layer, for one role."""
         found = []
         for key, part in self.file.layer.items():
             alike = role_of(key) == role_of(role) and self.file.has(key, layer)
@@ -352,7 +361,8 @@ class _Planner:
                 kept = [self._kept(axis, layer) for axis in axes]
                 rows = rows_in_tensor(self.cut.before, piece, key, layer, kept[0])
                 whole = sum(b - a for a, b in kept[1]) == self.file.shape(key, layer)[1]
-                found.append(Wanted(self.file.info(key, piece, layer)[0], rows, None if whole else kept[1]))
+                info = cast("Coded", self.file.info(key, piece, layer)[0])
+                found.append(Wanted(info, rows, None if whole else kept[1]))
         return found
 
     def _kept(self, axis: str, layer: int) -> Ranges:

@@ -307,9 +307,9 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
 def _as_stored(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:
     """As `read`, without an adapter."""
     rows, columns = source.row_indices[span], source.column_indices
-    if source.tensor.coded:
-        part: NDArray[Any] = cast("Packed", tensor).part(rows, columns)
-        return part
+    if source.tensor.coded and not isinstance(tensor, np.ndarray):  # an adapter's in its place is one
+        coded: NDArray[Any] = cast("Packed", tensor).part(rows, columns)
+        return coded
     if source.stack:  # [experts, out, in]
         tensor = tensor.reshape(-1, tensor.shape[-1])
     if len(source.shape) == 1:

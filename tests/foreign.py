@@ -60,13 +60,15 @@ def held(x: np.ndarray, dtype: str) -> np.ndarray:
         cut = np.bitwise_and(x.astype(np.float32).view(np.uint32), np.uint32(0xFFFF0000), dtype=np.uint32)
         bits: np.ndarray = cut.view(np.float32)
         return bits
-    x = x.astype(np.float16) if dtype == "F16" else x
-    return np.array(x, np.float32)
+    if dtype == "F16":
+        return x.astype(np.float16).astype(np.float32)
+    return x.astype(np.float32)
 
 
 def widened(q: np.ndarray, zeros: np.ndarray, scales: np.ndarray, of: np.ndarray) -> np.ndarray:
     """The definition: (q - zero) * scale, in float32; `of`: the group of each input."""
-    return (q - zeros[:, of]).astype(np.float32) * scales[:, of]
+    wide: np.ndarray = (q - zeros[:, of]).astype(np.float32) * scales[:, of]
+    return wide
 
 
 def gptq(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import miaotui as mt
 import numpy as np
@@ -13,8 +16,10 @@ import pytest
 from checkpoints import Drawn, small, write_safetensors
 from foreign import (
     FOREIGN,
+    MODEL,
     Foreign,
     Made,
+    Part,
     e4m3,
     experts,
     float8,
@@ -42,6 +47,7 @@ from miaotui.runtime.quantized import QUANTIZED, quantized_shape, unpack
 from miaotui.tools.commands.inspect import facts, lines
 from miaotui.tools.commands.quantize import quantize
 from miaotui.tools.prune import prune
+from test_pages_read import PAGE, resident
 
 if TYPE_CHECKING:
     from miaotui.runtime.spec import Weight
@@ -154,6 +160,34 @@ def test_what_a_cut_leaves_is_the_same_and_no_other_byte_matters(tmp_path: Path,
         np.testing.assert_array_equal(numbers(weight), numbers(twin))
     for weight, twin in zip(open_weights(tmp_path / "foreign", None, CUTS[cut])[1], twins, strict=True):
         np.testing.assert_array_equal(numbers(weight), numbers(twin))  # in whatever holds it
+
+
+@pytest.mark.skipif(sys.platform != "linux" or mmap.PAGESIZE != PAGE, reason="counts Linux's pages of 4096 bytes")
+@pytest.mark.parametrize("name", ["gptq-asymmetric", "awq", "packed-asymmetric"])
+@pytest.mark.parametrize(
+    "cut",
+    [{"width": "0-255", "ffn": {0: "0-63"}}, {"heads": {0: "0-1"}, "width": "0-31,992-1023"}, {"ffn": {0: "0,2,4"}}],
+)
+def test_what_a_cut_leaves_out_is_not_read_from_the_disk(tmp_path: Path, name: str, cut: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 1, "head_dim": 16}
+    drawn = Drawn(MODEL.config | sizes)
+    write_foreign(tmp_path, FOREIGN[name], drawn)
+    file = tmp_path / "model.safetensors"
+    with file.open("rb+") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if before := resident(file):
+        pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
+    with open_model(tmp_path) as opened:
+        plan = make_load_plan(opened, None, compile_plan(PrunePlan(**cut), opened.config, opened.checkpoint))
+        planned, said = resident(file), spans_by_file(plan.touched)[file]
+        pack(plan, opened.checkpoint)
+        held = resident(file)
+    header = -(-(int.from_bytes(file.read_bytes()[:8], "little") + 8) // PAGE)
+    told = {page for first, stop in said for page in range(first // PAGE, -(-stop // PAGE))} | set(range(header))
+    assert planned <= told
+    assert held <= told
+    assert len(held) > len(planned)
 
 
 def test_groups_that_a_cut_breaks_are_widened_and_whole_ones_stay(tmp_path: Path) -> None:
@@ -296,6 +330,34 @@ def test_a_family_whose_files_are_turned(tmp_path: Path) -> None:
         for weight, twin in zip(open_weights(tmp_path / name)[1], twins, strict=True):
             assert weight.dtype == ("int8" if name == "foreign" and weight.name in OF_LAYER else "f32")
             np.testing.assert_array_equal(numbers(weight), numbers(twin))
+
+
+def test_a_matrix_may_lie_in_two_shards(tmp_path: Path) -> None:
+    stored: dict[str, Part] = {}
+    made = write_foreign(tmp_path, FOREIGN["gptq-asymmetric"], change=stored.update)
+    (tmp_path / "model.safetensors").unlink()
+    table = {name: f"model-{1 + name.endswith('.scales')}.safetensors" for name in stored}
+    for shard in sorted(set(table.values())):
+        here = {name: part for name, part in stored.items() if table[name] == shard}
+        dtypes = {name: dtype for name, (_, dtype) in here.items()}
+        write_safetensors(tmp_path / shard, {name: array for name, (array, _) in here.items()}, dtypes)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    with open_model(tmp_path) as opened:
+        plan = make_load_plan(opened)
+        spans = spans_by_file(plan)
+        assert {file.name: sum(b - a for a, b in of) for file, of in spans.items()} == {
+            file.name: sum(
+                info.nbytes
+                for tensor in opened.checkpoint.tensors.values()
+                for info in tensor.pieces
+                if info.file == file
+            )
+            for file in spans
+        }
+        weights = {weight.name: weight for weight in pack(plan, opened.checkpoint)}
+        for source in plan:
+            if source.tensor.coded:
+                np.testing.assert_array_equal(numbers(weights[source.name]), made[source.tensor.name].exact)
 
 
 def test_experts_of_a_layer_are_alike(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class Packed:
         if layout.codes == "inputs":
             words, at = _words(columns, each)
             fields = _fields(_taken(stored, rows, words), self.info.bits)  # [rows, words, each]
-            return _columns(fields.reshape(len(rows), -1), at)
+            return fields.reshape(len(rows), -1)[:, _slice(at)]
         words, at = _words(rows, each)
         fields = self._ordered(_fields(_taken(stored, words, columns), self.info.bits))
         return fields.transpose(0, 2, 1).reshape(-1, len(columns))[at]
@@ -168,21 +168,18 @@ def _words(indices: Indices, each: int) -> tuple[Indices, Indices]:
 
 
 def _taken(stored: NDArray[Any], rows: Indices, columns: Indices) -> NDArray[Any]:
-    """These of both axes, C-contiguous; neighbours are sliced first, so that no page between others is touched."""
-    part = stored
-    for axis, wanted in ((0, rows), (1, columns)):
-        if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted):
-            cut = slice(int(wanted[0]), int(wanted[-1]) + 1)
-            part = part[cut] if axis == 0 else part[:, cut]
-        else:
-            part = part.take(wanted, axis)
-    return np.ascontiguousarray(part)
+    """These of both axes, C-contiguous; nothing else is touched."""
+    across, along = _slice(rows), _slice(columns)
+    if isinstance(across, slice) or isinstance(along, slice):
+        return np.ascontiguousarray(stored[across, along])
+    return np.ascontiguousarray(stored[np.ix_(across, along)])
 
 
-def _columns(part: NDArray[np.uint8], at: Indices) -> NDArray[np.uint8]:
-    if len(at) and at[-1] - at[0] + 1 == len(at):
-        return part[:, at[0] : at[-1] + 1]
-    return part[:, at]
+def _slice(wanted: Indices) -> Indices | slice:
+    """Neighbours as a slice."""
+    if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted):
+        return slice(int(wanted[0]), int(wanted[-1]) + 1)
+    return wanted
 
 
 def _fields(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
