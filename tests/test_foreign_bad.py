@@ -102,6 +102,23 @@ def test_a_scheme_that_is_not_read_is_named(tmp_path: Path, config: dict[str, An
     assert "get the original checkpoint" in str(e.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("gptq", {"meta": {"quantizer": ["gptqmodel:4.0"]}, "dynamic": None, "pack_dtype": "int32", "rotation": None}),
+        ("gptq", {"exllama_config": {"version": 1}, "use_cuda_fp16": False, "something": False}),
+        ("awq", {"modules_to_not_convert": ["lm_head"], "version": "GEMM"}),
+        ("fp8", {"scale_fmt": "ue8m0", "modules_to_not_convert": ["lm_head"]}),
+        ("packed", {"sparsity_config": {}, "transform_config": {}, "version": "0.12.2"}),
+        ("packed", {"sparsity_config": {"format": "dense"}, "global_compression_ratio": 1.5}),
+    ],
+)
+def test_words_that_change_no_number(tmp_path: Path, name: str, more: dict[str, Any]) -> None:
+    write_foreign(tmp_path, FOREIGN[name]._replace(said=said(name, **more)))
+    with open_model(tmp_path) as opened:
+        assert any(info.coded for info in opened.checkpoint.tensors.values())
+
+
 def test_groups_of_several_kinds_are_not_read(tmp_path: Path) -> None:
     config = compressed("mixed-precision", {"num_bits": 4})
     config["config_groups"]["group_1"] = {"weights": {"num_bits": 8}}

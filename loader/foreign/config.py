@@ -27,6 +27,7 @@ _HARMLESS = {
         *("model_name_or_path", "model_file_base_name", "model_seqlen", "block_name_to_quantize", "use_cuda_fp16"),
         *("module_name_preceding_first_block", "modules_in_block_to_quantize", "cache_block_outputs", "backend"),
         *("use_exllama", "disable_exllama", "exllama_config", "max_input_length", "act_group_aware", "hyb_act"),
+        *("v2", "v2_alpha", "gptaq", "foem", "failsafe", "fail_safe", "quantizer", "offload_to_disk", "gc_mode"),
     ),
     "awq": (
         *("quant_method", "bits", "group_size", "zero_point", "modules_to_not_convert", "backend", "do_fuse"),
@@ -38,9 +39,12 @@ _HARMLESS = {
     ),
     "compressed-tensors": (
         *("quant_method", "config_groups", "ignore", "quantization_status", "global_compression_ratio", "version"),
+        "sparsity_config",
         "run_compressed",
     ),
 }
+#: What an unknown key may say.
+_UNSAID = (None, False, {}, [])
 #: And those that are looked at: what may stand there.
 _KNOWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "gptq": {
@@ -87,7 +91,7 @@ def scheme_of(said: Mapping[str, Any]) -> Scheme | str:
     for key, value in said.items():
         if key in known and value not in known[key]:
             return _other(key, value, *known[key][1:] or ("null",))
-        if key not in known and key not in _HARMLESS[method] and key != "sparsity_config" and value is not None:
+        if key not in known and key not in _HARMLESS[method] and value not in _UNSAID:
             return f"{quote(key)} ({quote(value)}) is not known here, and may change what is computed"
     return _OF[method](said)
 
