@@ -44,7 +44,7 @@ _HARMLESS = {
     ),
 }
 #: What an unknown key may say.
-_UNSAID = (None, False, {}, [])
+_UNSAID: tuple[Any, ...] = (None, False, {}, [])
 #: And those that are looked at: what may stand there.
 _KNOWN: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "gptq": {
