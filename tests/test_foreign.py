@@ -243,6 +243,7 @@ def test_8_bit_floats_are_the_publishers_own() -> None:
     np.testing.assert_array_equal(e4m3(byte), theirs)
 
 
+@pytest.mark.ci  # 3 s: importing transformers
 def test_fp8_is_widened_as_transformers_does(tmp_path: Path) -> None:
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("transformers", minversion="5.20")
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize

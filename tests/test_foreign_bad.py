@@ -151,7 +151,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from(sorted(FOREIGN)))
 def test_tensors_that_do_not_fit_together_are_named(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
