@@ -66,6 +66,7 @@ class Opened:
         """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
         resolved = Resolved(self.config, self.biases, self.numbers, self.own)
         tensors = ModelTensors(self.directory, self.checkpoint.tensors, resolved)
+        tensors.array = self.checkpoint.array
         tensors.check()
         return tensors
 

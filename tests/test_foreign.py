@@ -31,6 +31,7 @@ from foreign import (
 from helpers import open_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from miaotui.errors import CheckpointError
 from miaotui.limits import Request
 from miaotui.loader.foreign.coded import Coded, Layout
 from miaotui.loader.foreign.forms import holds, repack
@@ -46,6 +47,8 @@ from miaotui.loader.source import spans_by_file
 from miaotui.runtime.quantized import QUANTIZED, quantized_shape, unpack
 from miaotui.tools.commands.inspect import facts, lines
 from miaotui.tools.commands.quantize import quantize
+from miaotui.tools.importance.masks import parse_sparsity
+from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.prune import prune
 from test_pages_read import PAGE, resident
 
@@ -263,7 +266,7 @@ def test_fp8_is_widened_as_transformers_does(tmp_path: Path) -> None:
 @pytest.mark.ci  # 6 s: importing it
 @pytest.mark.parametrize("bits", [4, 8])
 def test_packed_numbers_are_those_of_compressed_tensors(bits: int) -> None:
-    torch, _ = pytest.importorskip("torch"), pytest.importorskip("compressed_tensors")
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("compressed_tensors", reason="of the dev extra")
     from compressed_tensors.compressors.quantized_compressors.pack_quantized import (
         PackedQuantizationCompressor,
         unpack_from_int32,
@@ -331,6 +334,19 @@ def test_a_family_whose_files_are_turned(tmp_path: Path) -> None:
         for weight, twin in zip(open_weights(tmp_path / name)[1], twins, strict=True):
             assert weight.dtype == ("int8" if name == "foreign" and weight.name in OF_LAYER else "f32")
             np.testing.assert_array_equal(numbers(weight), numbers(twin))
+
+
+def test_biases_of_zeros_that_the_family_has_not_add_nothing(tmp_path: Path) -> None:
+    """As older AutoGPTQ gives one to every matrix; any other number is another model's."""
+    for value, path in ((0, tmp_path / "zeros"), (1e-3, tmp_path / "others")):
+        bias = np.zeros(64, np.float32)
+        bias[-1] = value
+        extra = {"model.layers.1.self_attn.q_proj.bias": (bias, "F16")}
+        write_foreign(path, FOREIGN["gptq"], change=lambda stored, extra=extra: stored.update(extra))
+    _, weights = open_weights(tmp_path / "zeros")
+    assert not any(weight.name.endswith("_bias") for weight in weights)
+    with pytest.raises(CheckpointError, match=r"layers.1.self_attn.q_proj.bias' is no part of a llama model"):
+        open_weights(tmp_path / "others")
 
 
 def test_a_matrix_may_lie_in_two_shards(tmp_path: Path) -> None:
@@ -408,6 +424,47 @@ def test_an_adapter_is_merged_into_the_floats(tmp_path: Path) -> None:
     with open_model(tmp_path / "foreign", adapter=tmp_path / "adapter") as opened:
         dtypes = {source.name: source.dtype for source in make_load_plan(opened)}
     assert (dtypes["layers.0.q"], dtypes["layers.1.q"]) == ("f32", "int8")
+
+
+@pytest.mark.parametrize("name", ["awq", "fp8"])
+@pytest.mark.parametrize("cut", ["ffn=0.5", "width=0.5", "sparsity=2:4"])
+def test_shares_and_zeros_are_those_of_the_floats(tmp_path: Path, name: str, cut: str) -> None:
+    scheme = FOREIGN[name]
+    write_twin(tmp_path / "twin", scheme, write_foreign(tmp_path / "foreign", scheme))
+    with (
+        mt.load(tmp_path / "twin", prune=cut, threads=1) as twin,
+        mt.load(tmp_path / "foreign", prune=cut, quantize="none", threads=1) as model,
+    ):
+        np.testing.assert_array_equal(model.logits(IDS), twin.logits(IDS))
+
+
+def test_a_method_that_prunes_sees_the_floats(tmp_path: Path) -> None:
+    scheme, drawn = FOREIGN["gptq"], Drawn(MODEL.config | {"vocab_size": 96})
+    write_twin(tmp_path / "twin", scheme, write_foreign(tmp_path / "foreign", scheme, drawn), drawn)
+    text = Text(" ".join(str(i % 96) for i in np.random.default_rng(0).integers(0, 96, 60)), window=16)
+    left = []
+    for name in ("foreign", "twin"):
+        write_word_tokenizer(tmp_path / name)
+        got = find(tmp_path / name, Wish("wanda", sparsity=parse_sparsity("2:4")), text)
+        prune(tmp_path / name, tmp_path / f"{name}-left", got.plan, got.rewrite)
+        left.append((tmp_path / f"{name}-left" / "model.safetensors").read_bytes())
+    assert left[0] == left[1]
+
+
+def write_word_tokenizer(path: Path) -> None:
+    """Token n is the word "n"."""
+    model = {"type": "WordLevel", "vocab": {str(i): i for i in range(96)}, "unk_token": "0"}
+    said = {"version": "1.0", "pre_tokenizer": {"type": "WhitespaceSplit"}, "added_tokens": [], "model": model}
+    (path / "tokenizer.json").write_text(json.dumps(said))
+
+
+def test_a_draft_of_the_model_borrows_what_was_repacked(tmp_path: Path) -> None:
+    write_foreign(tmp_path, FOREIGN["gptq"])
+    with mt.load(tmp_path, threads=1) as model:
+        plain, weights = model.generate(IDS, max_new_tokens=12).ids, model.memory["weights_resident"]
+    with mt.load(tmp_path, draft="keep-layers=1", threads=1) as model:
+        assert model.generate(IDS, max_new_tokens=12).ids == plain
+        assert model.memory["weights_resident"] == weights
 
 
 OF_LAYER = [f"layers.0.{role}" for role in ("q", "k", "v", "o", "up", "down")]
