@@ -76,6 +76,11 @@ def said(name: str, **more: Any) -> dict[str, Any]:
         (compressed("pack-quantized", {"num_bits": 2}), "compressed-tensors", "weights are 2-bit 'int'"),
         (compressed("pack-quantized", {"num_bits": 4, "type": []}), "compressed-tensors", "4-bit []"),
         (
+            compressed("pack-quantized", {"num_bits": 4, "group_size": [32]}),
+            "compressed-tensors",
+            "weights.group_size is [32]",
+        ),
+        (
             compressed("float-quantized", {"type": "float", "block_structure": "128"}),
             "compressed-tensors",
             "block_structure is '128'",
@@ -139,6 +144,7 @@ def _cut(axis: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: np.take(x, range(x.shape[axis] - 1), axis) if x.ndim > axis else x
 
 
+_OF_48 = compressed("pack-quantized", {"num_bits": 4, "group_size": 48})
 #: What may be wrong with a tensor.
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rows": _cut(0),
@@ -240,6 +246,27 @@ def test_groups_that_config_json_does_not_say(tmp_path: Path) -> None:
     write_foreign(tmp_path, scheme._replace(said=scheme.said | {"group_size": 48}))
     with pytest.raises(CheckpointError, match=r"scales has shape \[3, 64\].*\(quantization_config\) make it \[2, 64\]"):
         loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "says"),
+    [
+        (
+            "packed",
+            _OF_48,
+            r"has shape \[64, 3\]; expected a scale for each group of 48 inputs, each output",
+        ),
+        (
+            "fp8",
+            {"weight_block_size": [32, 32]},
+            r"weight_scale_inv has shape \[3, 2\]; .* for each block of \[32, 32\]",
+        ),
+    ],
+)
+def test_blocks_that_config_json_does_not_say(tmp_path: Path, name: str, more: dict[str, Any], says: str) -> None:
+    write_foreign(tmp_path, FOREIGN[name]._replace(said=said(name, **more)))
+    with pytest.raises(CheckpointError, match=says):
+        open_model(tmp_path)
 
 
 def test_inputs_by_activation_need_their_order(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Scheme:
     """`group`: inputs that share a scale, -1: all of them; `block`: outputs and inputs, of 8-bit floats.
 
     `plus`: what a stored zero point lacks; `by_act`: a group's inputs may stand apart, as g_idx says; `by_input`: AWQ's
-    "gemv". Of compressed-tensors the tensors say the groups; `has_zeros`: every matrix has zero points.
+    "gemv". Of compressed-tensors `groups` are the sizes that a matrix may have; `has_zeros`: every one has zero points.
     """
 
     method: Method
@@ -82,6 +82,7 @@ class Scheme:
     floats: bool = False
     by_input: bool = False
     block: tuple[int, int] | None = None
+    groups: frozenset[int] = frozenset()
 
 
 def scheme_of(said: Mapping[str, Any]) -> Scheme | str:
@@ -155,7 +156,8 @@ def _compressed(said: Mapping[str, Any]) -> Scheme | str:
     bits, floats, *block = kinds.pop()
     zeros = all(group["weights"].get("symmetric") is False for group in groups.values())
     size = (block[0], block[1]) if block else None
-    return Scheme("compressed-tensors", bits, has_zeros=zeros, floats=bool(floats), block=size)
+    sizes = frozenset(group["weights"].get("group_size") or -1 for group in groups.values())
+    return Scheme("compressed-tensors", bits, has_zeros=zeros, floats=bool(floats), block=size, groups=sizes)
 
 
 def _weights(group: object, where: str) -> tuple[int, ...] | str:
@@ -170,6 +172,8 @@ def _weights(group: object, where: str) -> tuple[int, ...] | str:
         acts = group.get(key)
         if acts is not None and not (isinstance(acts, dict) and acts.get("dynamic") is True):
             return f"{where}.{key} are rounded with scales that are fixed ahead; expected none, or dynamic ones"
+    if weights.get("group_size") is not None and not _whole(weights["group_size"]):
+        return _other(f"{where}.weights.group_size", weights["group_size"], "a number of inputs", "-1")
     if block is not None and not _is_block(block):
         return _other(f"{where}.weights.block_structure", block, "two numbers, of outputs and inputs")
     return (bits, kind == "float", *(block or ()))

@@ -206,21 +206,24 @@ class _Finder:
     def _block(self, scales: TensorInfo, n: int, k: int) -> tuple[int, int]:
         """Outputs and inputs that share one of these scales. Errors: `CheckpointError`."""
         shape, there = tuple(scales.shape), math.prod(scales.shape)
-        if there == 1:
-            return n, k
-        if shape in {(n,), (n, 1)}:
-            return 1, k
+        groups = sorted(g for g in self.scheme.groups if g > 0)
         if self.scheme.block is not None:
             a, b = self.scheme.block
             if shape == (-(-n // a), -(-k // b)):
                 return a, b
-        elif len(shape) == 2 and shape[0] == n and shape[1] > 0 and k % shape[1] == 0:  # noqa: PLR2004 - by group
-            return 1, k // shape[1]
-        expected = "each output, or each group of inputs"
-        expected = f"each output, or blocks of {list(self.scheme.block)}," if self.scheme.block else expected
+            expected = f"each block of {list(self.scheme.block)}"
+        elif there == 1:
+            return n, k
+        elif shape in {(n,), (n, 1)}:
+            return 1, k
+        elif group := next((g for g in groups if shape == (n, -(-k // g))), 0):
+            return 1, group
+        else:
+            every = [f"each group of {g} inputs" for g in groups]
+            expected = f"{', '.join([*every, 'each output'])}, or one for all,"
         msg = (
             f"{scales.file}: tensor {scales.name} has shape {list(shape)}; expected a scale for {expected} of "
-            f"[{n}, {k}], or one for all. The two do not belong together: {_AGAIN}"
+            f"[{n}, {k}] ({KEY} in config.json). The two do not belong together: {_AGAIN}"
         )
         raise CheckpointError(msg)
 
