@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from foreign import FOREIGN, MODEL, Foreign, Part, compressed, write_foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, MiaotuiError
+from miaotui.loader.formats import other_quantization
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
@@ -122,6 +124,30 @@ def test_words_that_change_no_number(tmp_path: Path, name: str, more: dict[str, 
     write_foreign(tmp_path, FOREIGN[name]._replace(said=said(name, **more)))
     with open_model(tmp_path) as opened:
         assert any(info.coded for info in opened.checkpoint.tensors.values())
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([4, 8, 32, -1, "int", "float", "e4m3", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["format", "a"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.data(), st.sampled_from(sorted(FOREIGN)))
+def test_whatever_a_scheme_says_it_is_read_or_refused(data: st.DataObject, name: str) -> None:
+    config = copy.deepcopy(FOREIGN[name].said)
+    place: dict[str, Any] = config
+    key = data.draw(st.sampled_from(sorted(config)))
+    while isinstance(place[key], dict) and place[key] and data.draw(st.booleans()):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place)))
+    place[key] = data.draw(JSON)
+    told = other_quantization({"quantization_config": config}, (), "miaotui")
+    assert told is None or ("is quantised by" in told and "get the original checkpoint" in told)
 
 
 def test_groups_of_several_kinds_are_not_read(tmp_path: Path) -> None:
