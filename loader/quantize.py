@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
     PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
-__all__ = ["BLOCK_ROWS", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
+__all__ = ["BLOCK_ROWS", "lay", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize", "plain_roles"]
 
 #: Most rows that are quantised at a time: what is held besides the result stays small.
 BLOCK_ROWS = 256
@@ -65,6 +65,15 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
 
     A role's own word wins over the general one. Errors: `PlanError` for what is neither.
     """
+    return {role: dtype for role, dtype in _chosen(wanted).items() if dtype != "none"}
+
+
+def plain_roles(wanted: str | None) -> frozenset[str]:
+    """Roles that are said to stay floats ("none"). Errors: as above."""
+    return frozenset(role for role, dtype in _chosen(wanted).items() if dtype == "none")
+
+
+def _chosen(wanted: str | None) -> dict[str, str]:
     chosen: dict[str, str] = {}
     if wanted is None:
         return chosen
@@ -83,7 +92,7 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
             raise PlanError(msg)
         named.add(role)
         chosen |= dict.fromkeys([role] if role else MATRICES, dtype)
-    return {role: dtype for role, dtype in chosen.items() if dtype != "none"}
+    return chosen
 
 
 def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.uint8]) -> bool:
@@ -106,7 +115,7 @@ def pack_rows(numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.ui
         q = np.clip(np.rint((x - half_low.astype(np.float32)) * _inverse(half_scale)), *LEVELS[dtype])
     fine = bool(all(np.isfinite(part).all() for part in (block, half_scale, half_low)))
     if fine:
-        _lay(q, [half_scale, half_low][: HEAD_BYTES[dtype] // SCALE_BYTES], dtype, out)
+        lay(q, [half_scale, half_low][: HEAD_BYTES[dtype] // SCALE_BYTES], dtype, out)
     return fine
 
 
@@ -239,7 +248,7 @@ def _inverse(x: NDArray[np.floating]) -> F32:
     return np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
 
 
-def _lay(q: F32, head: list[NDArray[np.float16]], dtype: str, out: NDArray[np.uint8]) -> None:
+def lay(q: NDArray[Any], head: list[NDArray[np.float16]], dtype: str, out: NDArray[np.uint8]) -> None:
     """Numbers [32, rows, groups] and what stands before them, [rows, groups] each, to their places (`quantized.py`)."""
     _, rows, groups = q.shape
     panels = rows // PANEL

@@ -63,6 +63,8 @@ BASIS = ("slicegpt",)
 EXPERTS = ("routed",)
 METHODS = DEPTH + WIDTH + ZEROS + BASIS + EXPERTS
 WITHOUT_TEXT = ("magnitude", "first")
+#: `quantize` of every load: floats, also of what others quantised.
+FLOATS = "none"
 #: How much can be said of each method's cut, and all there is to say.
 TAKES = {
     **dict.fromkeys(DEPTH, ("keep",)),
@@ -197,7 +199,7 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
     if text is not None and not whole:
         shape = {"max_context": text.window, "prefill_chunk": text.window}
     try:
-        loaded = load(path, prune=base, **shape)
+        loaded = load(path, prune=base, quantize=FLOATS, **shape)
     except InputError as e:  # the context is the window, which is what was typed
         raise InputError(str(e).replace("max_context=", "window=")) from e
     with loaded as model:
@@ -345,7 +347,8 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
 
     def loss(kept: depth.Kept) -> float:
         plan = plan_of(kept)
-        with load(path, prune=plan if base is None else base.then(plan), max_context=context) as cut:
+        what = plan if base is None else base.then(plan)
+        with load(path, prune=what, quantize=FLOATS, max_context=context) as cut:
             tried[kept] = math.fsum(float(lost(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
         bar(1)
         return tried[kept]
