@@ -242,7 +242,9 @@ class Reference:
         causal: bool = True,
     ) -> Array:
         """Grouped; causal or not, with an optional sliding window (a query sees `window` keys, its own included)."""
-        rounded = self.round_bf16 if self.by_pairs else None
+        if not self.by_pairs:
+            return self.attention_biased(layer, q, heads, kv_heads, window=window, scale=scale, causal=causal)
+        rounded = self.round_bf16
         return self._attention(layer, q, (heads, kv_heads), window, scale, causal=causal, rounded=rounded)
 
     def attention_biased(  # noqa: PLR0913 - what becomes of a score takes this much
