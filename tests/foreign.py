@@ -203,7 +203,7 @@ _GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False,
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}
 _FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"}
 _DYNAMIC = {"num_bits": 8, "type": "int", "dynamic": True}
-_INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
 
 #: Name -> scheme.
 FOREIGN: dict[str, Foreign] = {
@@ -219,9 +219,9 @@ FOREIGN: dict[str, Foreign] = {
     "awq-gemv": Foreign(_AWQ | {"version": "gemv"}, awq_by_input(32), "int8"),
     "fp8": Foreign(_FP8 | {"weight_block_size": [24, 40]}, float8((24, 40), ".weight_scale_inv"), "bf16", "BF16"),
     "fp8-one": Foreign(_FP8, float8(None, ".weight_scale"), "bf16", "BF16"),
-    "packed": Foreign(compressed("pack-quantized", _INT4), packed(4, 32, zero=False), "int4"),
+    "packed": Foreign(compressed("pack-quantized", INT4), packed(4, 32, zero=False), "int4"),
     "packed-asymmetric": Foreign(
-        compressed("pack-quantized", _INT4 | {"symmetric": False}), packed(4, 32, zero=True), "int8"
+        compressed("pack-quantized", INT4 | {"symmetric": False}), packed(4, 32, zero=True), "int8"
     ),
     "packed-8": Foreign(
         compressed("pack-quantized", {"num_bits": 8, "type": "int", "strategy": "channel"}),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from checkpoints import small, write_checkpoint
-from foreign import FOREIGN, MODEL, Foreign, Part, compressed, write_foreign
+from checkpoints import Drawn, small, write_checkpoint
+from foreign import FOREIGN, INT4, MODEL, Foreign, Part, compressed, packed, write_foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, MiaotuiError
@@ -41,6 +41,27 @@ def said(name: str, **more: Any) -> dict[str, Any]:
     return FOREIGN[name].said | more
 
 
+#: What newer compressed-tensors write besides.
+_NEWER = {
+    "actorder": None,
+    "block_structure": None,
+    "dynamic": False,
+    "observer": "memoryless_minmax",
+    "observer_kwargs": {},
+    "scale_dtype": None,
+    "zp_dtype": None,
+}
+#: Of a model with few zeros.
+_DENSE = {
+    "format": "dense",
+    "global_sparsity": 0.14,
+    "ignore": [],
+    "registry_requires_subclass": False,
+    "sparsity_structure": "unstructured",
+    "targets": ["Linear"],
+}
+
+
 @pytest.mark.parametrize(
     ("config", "method", "word"),
     [
@@ -52,6 +73,21 @@ def said(name: str, **more: Any) -> dict[str, Any]:
         (said("gptq", is_marlin_format=True), "GPTQ", "is_marlin_format is True"),
         (said("gptq", dynamic={"-:.*": {}}), "GPTQ", "dynamic is"),
         (said("gptq", rotation="hadamard"), "GPTQ", "'rotation' ('hadamard') is not known here"),
+        (
+            said("gptq", checkpoint_format="gptq", format="gptq_v2"),
+            "GPTQ",
+            "checkpoint_format is 'gptq', and format is 'gptq_v2'",
+        ),
+        (said("gptq", desc_act="yes"), "GPTQ", "desc_act is 'yes'; expected false or true"),
+        (said("gptq", sym=1), "GPTQ", "sym is 1"),
+        (said("gptq", meta={"rotation": "hadamard"}), "GPTQ", "'rotation' ('hadamard') in meta is not known here"),
+        (said("gptq", meta="x"), "GPTQ", "meta is 'x'; expected an object"),
+        (said("gptq", data_type="mx_fp"), "GPTQ", "data_type is 'mx_fp'; expected int"),
+        (said("gptq", act_bits=8), "GPTQ", "act_bits is 8; expected 16"),
+        (said("gptq", extra_config={"a": {"bits": 8}}), "GPTQ", "'extra_config'"),
+        (said("awq", format="gemv"), "AWQ", "version is 'gemm', and format is 'gemv'"),
+        (said("awq", meta={"input_activations": {"dynamic": False}}), "AWQ", "'input_activations'"),
+        (said("fp8", expert_dtype="fp4"), "FP8", "expert_dtype is 'fp4'"),
         (said("awq", version="gemv_fast"), "AWQ", "version is 'gemv_fast'; expected gemm"),
         (said("awq", zero_point=False), "AWQ", "zero_point is False"),
         (said("awq", bits=8), "AWQ", "bits is 8; expected 4"),
@@ -109,9 +145,108 @@ def test_a_scheme_that_is_not_read_is_named(tmp_path: Path, config: dict[str, An
     assert "get the original checkpoint" in str(e.value)
 
 
+def grouped(weights: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """int4 in groups of 32, with more words."""
+    return compressed("pack-quantized", INT4 | (weights or {}), **more)
+
+
+_IN = "config_groups.group_0"
+_NOT_KNOWN = f"in {_IN} is not known here"
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (grouped({"scale_multiplier": 2.0}), f"'scale_multiplier' (2.0) in {_IN}.weights is not known here"),
+        (grouped({"strategy": "codebook"}), f"{_IN}.weights.strategy is 'codebook'; expected tensor or channel"),
+        (grouped({"strategy": "tensor_group"}), f"{_IN}.weights.strategy is 'tensor_group'"),
+        (grouped({"strategy": "channel"}), f"{_IN}.weights.strategy is 'channel', with group_size 32"),
+        (grouped({"group_size": None}), f"{_IN}.weights.strategy is 'group', with group_size None"),
+        (grouped({"scale_dtype": "torch.float8_e4m3fn"}), f"{_IN}.weights.scale_dtype is 'torch.float8_e4m3fn'"),
+        (grouped({"dynamic": True}), f"{_IN}.weights.dynamic is True; expected false"),
+        (grouped({"symmetric": "false"}), f"{_IN}.weights.symmetric is 'false'; expected true or false"),
+        (grouped({"actorder": "best"}), f"{_IN}.weights.actorder is 'best'"),
+        (grouped({"zp_dtype": "torch.int4"}), f"{_IN}.weights.zp_dtype is 'torch.int4'"),
+        (grouped(format="marlin-24"), f"{_IN}.format is 'marlin-24'"),
+        (grouped(format="int-quantized") | {"format": "float-quantized"}, f"{_IN}.weights are 4-bit int"),
+        (grouped(format="float-quantized"), f"{_IN}.format is 'float-quantized', and {_IN}.weights are 4-bit int"),
+        (grouped() | {"format": "float-quantized"}, f"format is 'float-quantized', and {_IN}.weights are 4-bit int"),
+        (grouped(rotation="hadamard"), f"'rotation' ('hadamard') {_NOT_KNOWN}"),
+        (grouped(targets="Linear"), f"{_IN}.targets is 'Linear'; expected a list of names"),
+        (grouped(input_activations={"dynamic": "local"}), f"{_IN}.input_activations.dynamic is 'local'; expected true"),
+        (grouped(input_activations={"dynamic": True, "x": 1}), f"'x' (1) in {_IN}.input_activations"),
+        (grouped(input_activations="int8"), f"{_IN}.input_activations is 'int8'"),
+        (grouped() | {"sparsity_config": {"sparsity_structure": "2:4"}}, "sparsity_config ({'sparsity_structure'"),
+        (
+            grouped() | {"sparsity_config": {"format": "dense", "sparsity_structure": "2:4"}},
+            "sparsity_config.sparsity_structure is '2:4'",
+        ),
+        (grouped() | {"sparsity_config": {"format": "dense", "x": 1}}, "'x' (1) in sparsity_config"),
+        (grouped() | {"sparsity_config": "2:4"}, "sparsity_config is '2:4'; expected an object"),
+        (grouped() | {"quantization_status": "calibration"}, "quantization_status is 'calibration'; expected"),
+    ],
+)
+def test_words_inside_config_groups_are_read_or_refused(config: dict[str, Any], says: str) -> None:
+    told = other_quantization({"quantization_config": config}, (), "miaotui")
+    assert told is not None
+    assert "is quantised by compressed-tensors (" in told
+    assert says in told
+
+
+#: What AutoRound writes into its GPTQ files.
+_AUTOROUND = {
+    "autoround_version": "0.5.1",
+    "data_type": "int",
+    "iters": 1000,
+    "nsamples": 512,
+    "seqlen": 2048,
+    "act_bits": 16,
+    "act_data_type": "int",
+    "act_dynamic": True,
+    "act_group_size": 128,
+    "act_sym": True,
+    "amp": True,
+    "batch_size": 8,
+    "enable_minmax_tuning": True,
+    "enable_norm_bias_tuning": False,
+    "enable_quanted_input": True,
+    "gradient_accumulate_steps": 1,
+    "low_gpu_mem_usage": True,
+    "lr": 0.001,
+    "minmax_lr": 0.001,
+    "scale_dtype": "torch.float16",
+    "super_bits": None,
+    "to_quant_block_names": None,
+}
+#: And GPTQModel into its `meta`.
+_META = {
+    "quantizer": ["gptqmodel:5.8.0"],
+    "act_group_aware": True,
+    "auto_forward_data_parallel": True,
+    "failsafe": {"smooth": None, "strategy": "rtn", "threshold": "0.5%"},
+    "gptaq": None,
+    "hessian": {"chunk_size": None, "staging_dtype": "float32"},
+    "mock_quantization": False,
+    "mse": 0.0,
+    "offload_to_disk_path": "./offload/",
+    "pack_impl": "cpu",
+    "uri": "https://example.org",
+    "vram_strategy": "exclusive",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "more"),
     [
+        ("gptq", _AUTOROUND),
+        ("gptq", {"meta": _META, "checkpoint_format": "gptq", "format": "gptq", "method": "gptq"}),
+        ("awq", {"checkpoint_format": "gemm", "format": "gemm", "pack_dtype": "int32", "lm_head": False}),
+        ("awq", {"version": None, "checkpoint_format": "GEMM", "lm_head": True, "meta": _META, "desc_act": True}),
+        ("awq-gemv", {"version": None, "format": "gemv"}),
+        ("fp8", {"fmt": "float8_e4m3fn", "expert_dtype": "fp8", "dequantize": False}),
+        ("packed", {"quantization_status": "frozen", "sparsity_config": _DENSE}),
+        ("packed", grouped(_NEWER, format="pack-quantized")),
+        ("packed", grouped({"actorder": "static"}) | {"format": "mixed-precision"}),
         ("gptq", {"meta": {"quantizer": ["gptqmodel:4.0"]}, "dynamic": None, "pack_dtype": "int32", "rotation": None}),
         ("gptq", {"exllama_config": {"version": 1}, "use_cuda_fp16": False, "something": False}),
         ("awq", {"modules_to_not_convert": ["lm_head"], "version": "GEMM"}),
@@ -170,6 +305,7 @@ def _cut(axis: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: np.take(x, range(x.shape[axis] - 1), axis) if x.ndim > axis else x
 
 
+_CHANNEL = {"num_bits": 8, "strategy": "channel"}
 _OF_48 = compressed("pack-quantized", {"num_bits": 4, "group_size": 48})
 #: What may be wrong with a tensor.
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -280,7 +416,7 @@ def test_groups_that_config_json_does_not_say(tmp_path: Path) -> None:
         (
             "packed",
             _OF_48,
-            r"has shape \[64, 3\]; expected a scale for each group of 48 inputs, each output",
+            r"has shape \[64, 3\]; expected a scale for each group of 48 inputs of \[64, 96\]",
         ),
         (
             "fp8",
@@ -292,6 +428,83 @@ def test_groups_that_config_json_does_not_say(tmp_path: Path) -> None:
 def test_blocks_that_config_json_does_not_say(tmp_path: Path, name: str, more: dict[str, Any], says: str) -> None:
     write_foreign(tmp_path, FOREIGN[name]._replace(said=said(name, **more)))
     with pytest.raises(CheckpointError, match=says):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "says"),
+    [
+        ("packed-channel", grouped(), r"\[64, 1\], a scale for each output; expected a scale for each group of 32 "),
+        ("int8-f32-scales", compressed("int-quantized", _CHANNEL), r"\[1\], one scale in all; .* for each output of"),
+        ("int8-f32-scales", compressed("int-quantized", INT4 | {"num_bits": 8}), "one scale in all; .* group of 32"),
+        ("int8", compressed("int-quantized", {"num_bits": 8, "strategy": "tensor"}), "each output; .* the whole of"),
+    ],
+)
+def test_scales_are_shared_as_config_json_says(tmp_path: Path, name: str, config: dict[str, Any], says: str) -> None:
+    scheme = FOREIGN["packed"]._replace(make=packed(4, -1, zero=False)) if name == "packed-channel" else FOREIGN[name]
+    write_foreign(tmp_path, scheme._replace(said=config))
+    with pytest.raises(CheckpointError, match=says) as e:
+        open_model(tmp_path)
+    assert "config_groups.group_0 of quantization_config in config.json" in str(e.value)
+
+
+def sizes(*targets: list[str], groups: tuple[int, int] = (33, 48)) -> dict[str, Any]:
+    """Two sizes of groups: at 64 inputs both are two groups."""
+    config = compressed("pack-quantized", {"num_bits": 4})
+    config["config_groups"] = {
+        f"group_{i}": {"targets": whose, "weights": {"num_bits": 4, "group_size": size}}
+        for i, (whose, size) in enumerate(zip(targets, groups, strict=True))
+    }
+    return config
+
+
+@pytest.mark.parametrize(
+    ("whose", "size"),
+    [
+        ((["Linear"], [r"re:.*\.(q|k|v|o|up|gate|down)_proj$"]), 48),
+        (([r"re:model\.layers\.\d+\."], ["Linear"]), 33),
+        ((["Linear"], ["Linear"]), None),
+        ((["lm_head"], ["re:.*experts.*"]), None),
+        ((["re:("], ["Linear"]), None),
+        ((["re:(.*)*x"], ["Linear"]), None),
+        (([], []), None),
+    ],
+)
+def test_of_two_sizes_that_fit_the_targets_choose(
+    tmp_path: Path, whose: tuple[list[str], ...], size: int | None
+) -> None:
+    drawn = Drawn(MODEL.config | {"intermediate_size": 64})
+    scheme = Foreign(sizes(*whose), packed(4, size or 48, zero=False), "f32")
+    made = write_foreign(tmp_path, scheme, drawn)
+    if size is None:
+        says = r"has shape \[64, 2\], which fits config_groups.group_0 \(each group of 33 inputs\) and .*group_1"
+        with pytest.raises(CheckpointError, match=says):
+            open_model(tmp_path)
+    else:
+        found = loaded(tmp_path)
+        assert len(found) == len(made)
+        assert all(any(np.array_equal(x, one.exact) for one in made.values()) for x in found.values())
+
+
+def test_of_two_sizes_the_file_says_which_where_one_fits(tmp_path: Path) -> None:
+    scheme = Foreign(sizes(["Linear"], ["Linear"], groups=(32, 64)), packed(4, 32, zero=False), "int4")
+    made = write_foreign(tmp_path, scheme)
+    assert all(any(np.array_equal(x, one.exact) for one in made.values()) for x in loaded(tmp_path).values())
+
+
+def test_four_bits_in_bytes_mean_what_they_say(tmp_path: Path) -> None:
+    """Of weights of 4 bits with inputs of 8."""
+    config = compressed("int-quantized", {"num_bits": 4, "strategy": "channel"}, input_activations={"dynamic": True})
+    scheme = FOREIGN["int8"]._replace(said=config)
+    made = write_foreign(tmp_path, scheme)
+    found = loaded(tmp_path)
+    assert len(found) == len(made)
+    assert all(any(np.array_equal(x, one.exact) for one in made.values()) for x in found.values())
+
+
+def test_groups_by_activation_need_their_order(tmp_path: Path) -> None:
+    write_foreign(tmp_path, FOREIGN["packed"]._replace(said=grouped({"actorder": "group"})))
+    with pytest.raises(CheckpointError, match=r"q_proj.weight_g_idx is missing, and others of this matrix are there"):
         open_model(tmp_path)
 
 

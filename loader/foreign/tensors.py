@@ -17,18 +17,20 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import CheckpointError
 from ..families import FAMILIES
 from .coded import Coded, Layout
-from .config import METHODS, Scheme, scheme_of
+from .config import METHODS, scheme_of
+from .scheme import Scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..checkpoint import Checkpoint
     from ..header import TensorInfo
+    from .scheme import Sharing
 
 __all__ = ["KEY", "with_coded"]
 
@@ -140,9 +142,7 @@ class _Finder:
         info = replace(info, sizes=self._part(f"{name}.weight_shape", ("I64", "I32"), (2,)))
         if (zeros := f"{name}.weight_zero_point") in self.tensors or self.scheme.has_zeros:
             info = replace(info, zeros=self._part(zeros, ("I32",), (-(-n // each), info.n_groups)))
-        if (order := f"{name}.weight_g_idx") in self.tensors:
-            info = replace(info, order=self._part(order, ("I32", "I64"), (k,)))
-        return info
+        return replace(info, order=self._order(name, k))
 
     def _bytes(self, name: str, scales: TensorInfo) -> Coded:
         """A byte each: whole numbers, or 8-bit floats."""
@@ -157,7 +157,12 @@ class _Finder:
             return replace(info, layout=_FLOATS, dtype="BF16")
         if (zeros := f"{name}.weight_zero_point") in self.tensors or self.scheme.has_zeros:
             info = replace(info, zeros=self._part(zeros, ("I8",), tuple(scales.shape)))
-        return replace(info, layout=_BYTES)
+        return replace(info, layout=_BYTES, bits=8, order=self._order(name, k))
+
+    def _order(self, name: str, k: int) -> TensorInfo | None:
+        """compressed-tensors' group of each input."""
+        there = self.scheme.by_act or f"{name}.weight_g_idx" in self.tensors
+        return self._part(f"{name}.weight_g_idx", ("I32", "I64"), (k,)) if there else None
 
     def _coded(
         self,
@@ -205,27 +210,49 @@ class _Finder:
 
     def _block(self, scales: TensorInfo, n: int, k: int) -> tuple[int, int]:
         """Outputs and inputs that share one of these scales. Errors: `CheckpointError`."""
-        shape, there = tuple(scales.shape), math.prod(scales.shape)
-        groups = sorted(g for g in self.scheme.groups if g > 0)
+        shape, module = tuple(scales.shape), scales.name.rpartition(".")[0]
         if self.scheme.block is not None:
             a, b = self.scheme.block
             if shape == (-(-n // a), -(-k // b)):
                 return a, b
-            expected = f"each block of {list(self.scheme.block)}"
-        elif there == 1:
-            return n, k
-        elif shape in {(n,), (n, 1)}:
-            return 1, k
-        elif group := next((g for g in groups if shape == (n, -(-k // g))), 0):
-            return 1, group
+            expected, where = f"each block of {list(self.scheme.block)}", ""
         else:
-            every = [f"each group of {g} inputs" for g in groups]
-            expected = f"{', '.join([*every, 'each output'])}, or one for all,"
+            said = self.scheme.sharing
+            fits = [(one, block) for one in said if (block := one.block(shape, (n, k))) is not None]
+            if len({block for _, block in fits}) > 1:
+                fits = _targeted(fits, module)
+            if len({block for _, block in fits}) == 1:
+                return fits[0][1]
+            if fits:
+                self._refuse_ambiguous(scales, [one for one, _ in fits])
+            expected = " or ".join(dict.fromkeys(one.told for one in said))
+            where = ", ".join(one.where for one in said if one.where)
+        has = {(n,): ", a scale for each output", (n, 1): ", a scale for each output"}
+        found = ", one scale in all" if math.prod(shape) == 1 else has.get(shape, "")
         msg = (
-            f"{scales.file}: tensor {scales.name} has shape {list(shape)}; expected a scale for {expected} of "
-            f"[{n}, {k}] ({KEY} in config.json). The two do not belong together: {_AGAIN}"
+            f"{scales.file}: tensor {scales.name} has shape {list(shape)}{found}; expected a scale for {expected} of "
+            f"[{n}, {k}] ({f'{where} of ' if where else ''}{KEY} in config.json). The two do not belong together: "
+            f"{_AGAIN}"
         )
         raise CheckpointError(msg)
+
+    def _refuse_ambiguous(self, scales: TensorInfo, fits: Sequence[Sharing]) -> NoReturn:
+        """CheckpointError: config.json says two sizes of groups that this could have."""
+        every = " and ".join(f"{one.where} ({one.told})" for one in fits)
+        msg = (
+            f"{scales.file}: tensor {scales.name} has shape {list(scales.shape)}, which fits {every} of {KEY} in "
+            "config.json, and their targets do not say which it is. Name this module in the targets of one of them"
+        )
+        raise CheckpointError(msg)
+
+
+def _targeted(fits: list[tuple[Sharing, tuple[int, int]]], module: str) -> list[tuple[Sharing, tuple[int, int]]]:
+    """Those whose targets name the module most closely; all where that is not known."""
+    ranks = [one.rank(module) for one, _ in fits]
+    known = [rank for rank in ranks if rank]
+    if None in ranks or not known:
+        return fits
+    return [fit for fit, rank in zip(fits, ranks, strict=True) if rank == max(known)]
 
 
 def _matrix(info: TensorInfo) -> tuple[int, int]:
