@@ -245,11 +245,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @SETTINGS
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 99), st.sampled_from([1, 64, 512]))
-def test_a_packed_text_has_the_bits_of_the_text_alone(small: Path, lengths: list[int], seed: int, chunk: int) -> None:
-    rng = np.random.default_rng(seed)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    seed=st.integers(0, 99),
+    chunk=st.sampled_from([1, 64, 512]),
+    pairs=st.booleans(),
+)
+def test_a_packed_text_has_the_bits_of_the_text_alone(
+    small: Path, *, lengths: list[int], seed: int, chunk: int, pairs: bool
+) -> None:
+    """`pairs`: with what lets a decoder's attention add by pairs."""
+    rng, how = np.random.default_rng(seed), {"kv_cache": "bf16", "precision": "fast"} if pairs else {}
     texts = [Whole(ids_of(rng, 53, n), rng.integers(0, 2, n).tolist()) for n in lengths]
-    with miaotui.load(small, threads=2, prefill_chunk=chunk) as many, miaotui.load(small, threads=1) as one:
+    with (
+        miaotui.load(small, threads=2, prefill_chunk=chunk, **how) as many,
+        miaotui.load(small, threads=1, **how) as one,
+    ):
         together = list(encoded(many.session, texts, np.copy))
         for text, rows in zip(texts, together, strict=True):
             alone = one.hidden(text.ids, token_types=text.types)
