@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .source import Source
     from .underflow import Faint
 
-__all__ = ["pack", "planned"]
+__all__ = ["pack", "planned", "quantized"]
 
 #: Bytes, or numbers compared, at a time where a copy is needed on the way.
 PIECE = 2**22
@@ -119,6 +119,17 @@ def pack(
             raise
         msg = f"threads={threads}: the system refused to start as many for this ({e}); load with fewer threads"
         raise BackendError(msg) from e
+
+
+def quantized(source: Source, checkpoint: Checkpoint, rows: PackRows, pool: Executor | None = None) -> Weight:
+    """One matrix of a plan, rounded by `rows`, in memory of its own; the same blocks of rows whatever the pool.
+
+    Errors: `CheckpointError`, as in `pack`.
+    """
+    out = np.empty(quantized_shape(source.dtype, source.shape), np.uint8)
+    _quantize(out, source, checkpoint, {"pool": pool, "threads": 1, "pack": rows})
+    out.flags.writeable = False
+    return _weight(source, out)
 
 
 def _pool(plan: LoadPlan, threads: int) -> Executor | None:

@@ -1,13 +1,14 @@
 """What rounding costs: perplexity, and divergence from the exact model, ours next to the peer's on the same weights.
 
-    python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--precision WORD ...]
-        [--peer-python PYTHON] [--out FILE]
+    python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--rounded DIR ...]
+        [--precision WORD ...] [--peer-python PYTHON] [--out FILE]
 
 Without a file: the demo model on stories that it has not seen. KL is the mean over all positions of
 KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats.
 Bits a weight are counted over all matrices, as each side stores them; the peer leaves those whose rows are no whole
 blocks of 32. With `--precision` each way to round is measured with each of these words (docs/precision.md), where its
-matrices take it; `--how none` rounds no weight.
+matrices take it; `--how none` rounds no weight. `--rounded`: the same model as
+`miaotui quantize` has written it.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stories", type=int, default=40, help="how many of them (default: 40)")
     parser.add_argument("--window", type=int, default=256, help="tokens of the file at a time (default: 256)")
     parser.add_argument("--tokens", type=int, default=4096, help="most tokens of the file (default: 4096)")
-    parser.add_argument("--how", nargs="+", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
+    parser.add_argument("--how", nargs="*", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
+    parser.add_argument("--rounded", nargs="+", type=Path, default=[], help="the model, rounded before: checkpoints")
     parser.add_argument("--precision", nargs="+", choices=WORDS, help="words of it, each measured (default: none)")
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python and gguf: compare with its rounding")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
@@ -142,6 +144,8 @@ def _ways(
             yield "miaotui", told, *_ours(args.model, weights, texts, word)
         except InputError as e:
             print_out(f"left out: {told}: {e}")
+    for path in args.rounded:
+        yield "miaotui", path.name, *_ours(path, None, texts)
 
 
 def main(argv: list[str] | None = None) -> int:

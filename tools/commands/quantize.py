@@ -1,7 +1,8 @@
 """`miaotui quantize`: a checkpoint in, the same checkpoint with packed int8 or int4 matrices out.
 
 What it writes is a Hugging Face directory that loads mapped, with nothing left to round: config.json with
-`quantization_config` (`roles` says what each kind of matrix is), the tokenizer's files, and one safetensors file:
+`quantization_config` (`roles` says what each kind of matrix is; `method` and what follows it, how they were rounded
+where a text was looked at), the tokenizer's files, and one safetensors file:
 
 | in the original | written |
 |---|---|
@@ -20,18 +21,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import InputError
 from ...runtime.quantized import QUANTIZED
 from ...sizes import format_bytes
 from ..export import copy_along, new_directory, write_json, write_safetensors
 from .arguments import add_adapter, given_model, given_path, new_place
+from .reading import READING, add_reading, text_of
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from ...loader.checkpoint import Checkpoint
     from ...loader.load_plan import LoadPlan
+    from ...runtime.spec import Weight
+    from ..importance.methods import Text
 
     Tensors = dict[str, tuple[str, NDArray[np.generic]]]
 
@@ -48,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"
     )
+    group = parser.add_argument_group(
+        "rounding by a text",
+        "What each matrix reads of a calibration text says which of its errors count. weighted: scales are chosen by "
+        "it. gptq: and columns are rounded in turn, while those to come take up the error. Of an encoder each line is "
+        "a text, of an encoder-decoder what its encoder reads, a tab, and the answer. See docs/quantising.md.",
+    )
+    group.add_argument("--method", metavar="METHOD", help="weighted or gptq (default: no text is looked at)")
+    add_reading(group)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,18 +70,43 @@ def main(args: argparse.Namespace) -> int:
     from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
     new_place(args.out)  # before anything is rounded
+    text = None
+    if args.method is None:
+        refuse_given(args, add_arguments, ("text", *READING), "only with --method")
+    else:
+        text = _text(args)
     path = locate(args.path, revision=args.revision)
-    before, after = quantize(path, args.out, args.quantize, adapter=args.adapter)
+    before, after = quantize(path, args.out, args.quantize, adapter=args.adapter, method=args.method, text=text)
     print(f"{args.out}: {format_bytes(after)} of weights, from {format_bytes(before)}")
     return 0
 
 
-def quantize(path: str | Path, out: str | Path, how: str, *, adapter: str | Path | None = None) -> tuple[int, int]:
+def _text(args: argparse.Namespace) -> Text:
+    """The calibration text. Errors: `InputError`, before anything is read."""
+    from ..rounding.by_text import check_method  # noqa: PLC0415 - help must not wait for it
+
+    check_method(args.method)
+    if args.text is None:
+        msg = f"--method {args.method} looks at what the model does: give a text, --text FILE"
+        raise InputError(msg)
+    return text_of(args)
+
+
+def quantize(  # noqa: PLR0913 - keywords
+    path: str | Path,
+    out: str | Path,
+    how: str,
+    *,
+    adapter: str | Path | None = None,
+    method: str | None = None,
+    text: Text | None = None,
+) -> tuple[int, int]:
     """Write `path` quantised to the new directory `out`; bytes of weights before and after.
 
     `adapter`: a PEFT adapter that is merged first; the merged model is written next to `out`, and removed again. It
-    appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
-    understood, and loading's own.
+    appears whole or not at all. `method`: of `rounding/by_text.py`, by what `text` shows. Errors: `InputError` where
+    `out` is there, for a `method` that is not, and for one without the other; `PlanError` for a `how` that is not
+    understood; and loading's own.
     """
     from ...loader.load_plan import make_load_plan  # noqa: PLC0415 - help must not wait for these
     from ...loader.open import open_model  # noqa: PLC0415 - as above
@@ -76,24 +116,32 @@ def quantize(path: str | Path, out: str | Path, how: str, *, adapter: str | Path
 
         with TemporaryDirectory(dir=Path(out).absolute().parent, prefix=".merged-") as whole:
             prune(path, Path(whole) / "merged", None, adapter=adapter)
-            return quantize(Path(whole) / "merged", out, how)
+            return quantize(Path(whole) / "merged", out, how, method=method, text=text)
+    if (method is None) != (text is None):
+        msg = "method and text belong together; expected both, or neither"
+        raise InputError(msg)
     with open_model(path) as opened, new_directory(out) as made:
         plan = make_load_plan(opened, how)
-        tensors = _tensors(plan, opened.checkpoint)
-        _write(made, opened.directory, opened.raw, tensors, plan)
+        rounded = None
+        if method is not None and text is not None:
+            from ..rounding.by_text import round_by_text  # noqa: PLC0415 - only where it is asked for
+
+            rounded = round_by_text(opened.directory, plan, opened.checkpoint, method, text)
+        tensors = _tensors(plan, opened.checkpoint, {} if rounded is None else rounded.weights)
+        _write(made, opened.directory, opened.raw, tensors, plan, {} if rounded is None else rounded.receipt)
         return opened.checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
 
 
-def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
-    """Name -> dtype and array of what is to be written."""
+def _tensors(plan: LoadPlan, checkpoint: Checkpoint, rounded: Mapping[str, Weight]) -> Tensors:
+    """Name -> dtype and array of what is to be written; `rounded`: matrices by name that are packed already."""
     from ...loader.pack import pack  # noqa: PLC0415 - help must not wait for these
     from ...loader.source import read  # noqa: PLC0415 - as above
     from ...model import quantizer  # noqa: PLC0415 - as above
     from ...runtime.cores import available_threads  # noqa: PLC0415 - as above
 
-    weights = {
-        weight.name: weight for weight in pack(plan, checkpoint, threads=available_threads(), rows=quantizer(plan))
-    }
+    made = {id(source): rounded[source.name] for source in plan if source.name in rounded}
+    how: dict[str, Any] = {"threads": available_threads(), "rows": quantizer(plan), "made": made}
+    weights = {weight.name: weight for weight in pack(plan, checkpoint, **how)}
     split = {source.tensor.name for source in plan if source.quantizes and source.fused}
     tensors: Tensors = {}
     for source in plan:
@@ -111,11 +159,13 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
     return tensors
 
 
-def _write(made: Path, path: Path, config: dict[str, Any], tensors: Tensors, plan: LoadPlan) -> None:
+def _write(  # noqa: PLR0913, PLR0917 - what a directory is made of
+    made: Path, path: Path, config: dict[str, Any], tensors: Tensors, plan: LoadPlan, receipt: Mapping[str, Any]
+) -> None:
     from ...loader.config import QUANT_FORMAT, QUANT_METHOD  # noqa: PLC0415 - help must not wait for it
 
     roles = {source.role: source.dtype for source in plan if source.dtype in QUANTIZED}
-    ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles}
+    ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles, **receipt}
     copy_along(path, made)
     write_json(made / "config.json", config | {"quantization_config": ours})
     rows = ((name, dtype, array.shape, partial(np.asarray, array)) for name, (dtype, array) in tensors.items())

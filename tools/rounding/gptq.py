@@ -1,0 +1,100 @@
+"""GPTQ: every column is rounded in turn, and those that are still to come take up its error.
+
+min ||W X - Q X||^2 (Frantar et al. 2022, arXiv:2210.17323, algorithm 1). H = X X^T + 0.01 mean(diag H) I, and U upper
+with H^-1 = U^T U, rows and columns of H in the order in which columns are rounded: those of the largest diag H first.
+Column j becomes q_j, the nearest on its group's grid, and w_:,l -= (w_:,j - q_j) / U_jj * U_jl for every l after j.
+
+A group is 32 columns side by side as they are stored, whatever the order. Its scales are chosen first, from the numbers
+as they were, with each column's error weighted by diag H, and stay (`loader/grid.py`).
+
+Rows do not depend on each other. They come in blocks that depend on the matrix alone, so the number of threads that
+share them changes nothing. U and the update of later columns are NumPy's, by its BLAS and LAPACK, in float64: the same
+on one machine, but perhaps not in the last bit on another.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...dataclass import dataclass
+from ...loader.grid import grid_of, lay
+from ...loader.quantize import pack_rows
+from ...runtime.quantized import GROUP
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ...loader.grid import Grid
+    from ...loader.quantize import PackRows
+
+    F32 = NDArray[np.float32]
+    F64 = NDArray[np.float64]
+
+__all__ = ["DAMPING", "TIED_DAMPING", "by_hessian", "by_squares"]
+
+#: Of the Hessian's mean diagonal, added to all of it.
+DAMPING = 0.01
+#: Of a tied head, whose rows are looked up, too: there each column's error counts alike.
+TIED_DAMPING = 1.0
+#: Columns that are rounded before those after them are changed, all at once.
+TOGETHER = 32
+
+
+def by_squares(squares: F64, damping: float = DAMPING) -> PackRows | None:
+    """Rounding to nearest, by scales for which an error in column j counts squares[j], damped; None: all are zero."""
+    mean = float(squares.mean()) if squares.size else 0.0
+    if not mean > 0:
+        return None
+    return partial(pack_rows, weight=(squares / mean + damping).astype(np.float32))
+
+
+def by_hessian(hessian: F64, damping: float = DAMPING) -> PackRows | None:
+    """GPTQ, by float64 [in, in] = sum of x x^T; None where it is all zeros."""
+    diagonal = np.diag(hessian)
+    mean = float(diagonal.mean()) if diagonal.size else 0.0
+    if not mean > 0:
+        return None
+    order = np.argsort(-diagonal, kind="stable")
+    h = (hessian / mean)[np.ix_(order, order)]
+    h[np.diag_indices_from(h)] += damping
+    upper = np.linalg.cholesky(np.linalg.inv(h)).T
+    return _Gptq(order, np.ascontiguousarray(upper), (diagonal / mean + damping).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class _Gptq:
+    """A matrix's inputs: the order of its columns, U, and what an error in each counts."""
+
+    order: NDArray[np.int64]
+    upper: F64
+    weight: F32
+
+    def __call__(self, numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.uint8]) -> bool:
+        """As `pack_rows`."""
+        grid = grid_of(numbers, stored, dtype, out.shape[0], self.weight)
+        if grid is not None:
+            lay(grid, self._rounded(grid), dtype, out)
+        return grid is not None
+
+    def _rounded(self, grid: Grid) -> F64:
+        """Whole numbers [32, rows, groups]."""
+        _, rows, groups = grid.x.shape
+        # [32, rows, groups] -> [columns, rows], in the order of rounding
+        w = grid.x.transpose(2, 0, 1).reshape(groups * GROUP, rows)[self.order].astype(np.float64)
+        q = np.zeros((groups * GROUP, rows))  # columns that fill up a group
+        scale, low = (np.ascontiguousarray(part.T, np.float64) for part in (grid.scale, grid.low))  # [groups, rows]
+        by = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+        group = self.order // GROUP
+        for at in range(0, len(w), TOGETHER):
+            block, upper = w[at : at + TOGETHER], self.upper[at : at + TOGETHER, at:]
+            errors = np.empty_like(block)
+            for j, g in enumerate(group[at : at + TOGETHER]):
+                whole = np.clip(np.rint((block[j] - low[g]) * by[g]), *grid.levels)
+                q[self.order[at + j]] = whole
+                errors[j] = (block[j] - (whole * scale[g] + low[g])) / upper[j, j]
+                block[j + 1 :] -= upper[j, j + 1 : len(block), None] * errors[j]
+            w[at + TOGETHER :] -= upper[:, TOGETHER:].T @ errors
+        return q.reshape(groups, GROUP, rows).transpose(1, 2, 0)
