@@ -17,6 +17,7 @@ from miaotui.errors import BackendError, ConfigError, PlanError
 from miaotui.limits import Request
 from miaotui.loader.config import parse_config
 from miaotui.loader.families import FAMILIES as REGISTRY
+from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.roles import EACH
@@ -28,6 +29,7 @@ from miaotui.tools.importance.layers import through_layers
 from miaotui.tools.importance.methods import Text
 from miaotui.tools.importance.slicegpt import can_turn
 from miaotui.tools.prune import prune
+from miaotui.tools.rounding.folds import folds_of
 from tolerance import U, bound
 
 if TYPE_CHECKING:
@@ -394,6 +396,24 @@ class Windows(Text):
         return [IDS, IDS[::-2]]
 
 
+def scaled_is_no_other(tmp_path: Path, text: Windows) -> None:
+    """What multiplies columns and divides what makes the input changes nothing but the rounding."""
+    with open_model(tmp_path / "whole") as opened:
+        folds, left = folds_of(make_load_plan(opened, "int8"))
+    quantize(tmp_path / "whole", tmp_path / "scaled", "int8", method="smooth", text=text)
+    rows, vectors = [], []
+    for path, how in (("whole", None), ("whole", "int8"), ("scaled", None)):
+        with miaotui.load(tmp_path / path, quantize=how) as model:
+            rows.append(model.logits(IDS).astype(np.float64))
+            vectors.append({w.name: w.f64() for w in model.session.weights if len(w.shape) == 1})
+    exact, plain, scaled = rows
+    assert np.median(np.abs(scaled - exact).mean(1)) < 4 * np.median(np.abs(plain - exact).mean(1))
+    changed = {name for name, x in vectors[0].items() if not np.array_equal(x, vectors[2][name])}
+    assert changed == {name for fold in folds for name in fold.vectors}
+    told = json.loads((tmp_path / "scaled" / "config.json").read_text())["quantization_config"]["not_scaled"]
+    assert sum(told.values()) == len(left)
+
+
 @each()
 def test_layer_by_layer_a_model_is_what_it_is_and_may_be_rounded(
     family: str, more: dict[str, Any], tmp_path: Path
@@ -412,6 +432,7 @@ def test_layer_by_layer_a_model_is_what_it_is_and_may_be_rounded(
         assert seen.hessian.keys() == once.hessian.keys()
         assert all(np.array_equal(sums, once.hessian[name]) for name, sums in seen.hessian.items())
     quantize(tmp_path / "whole", tmp_path / "out", "int4", method="gptq", text=text)
+    scaled_is_no_other(tmp_path, text)
     quantize(tmp_path / "whole", tmp_path / "plain", "int4")
     with miaotui.load(tmp_path / "out") as rounded, miaotui.load(tmp_path / "plain") as plain:
         assert np.isfinite(rounded.logits(IDS)).all()

@@ -137,15 +137,14 @@ def _ways(
     args: argparse.Namespace, texts: list[list[int]]
 ) -> Iterator[tuple[str, str, float, list[NDArray[np.float64]]]]:
     """Each of ours; a word that a matrix cannot take is left out, in words."""
-    for how, word in itertools.product(args.how, args.precision or (None,)):
-        weights = None if how == "none" else how
-        told = f"{weights or 'as stored'}{f' {word}' if word else ''}"
+    ways = [(args.model, None if how == "none" else how, "as stored" if how == "none" else how) for how in args.how]
+    ways += [(path, None, path.name) for path in args.rounded]
+    for (path, weights, name), word in itertools.product(ways, args.precision or (None,)):
+        told = f"{name}{f' {word}' if word else ''}"
         try:
-            yield "miaotui", told, *_ours(args.model, weights, texts, word)
+            yield "miaotui", told, *_ours(path, weights, texts, word)
         except InputError as e:
             print_out(f"left out: {told}: {e}")
-    for path in args.rounded:
-        yield "miaotui", path.name, *_ours(path, None, texts)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from ...loader.checkpoint import Checkpoint
     from ...loader.load_plan import LoadPlan
+    from ...loader.source import Source
     from ...runtime.spec import Weight
     from ..importance.methods import Text
 
@@ -58,10 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "rounding by a text",
         "What each matrix reads of a calibration text says which of its errors count. weighted: scales are chosen by "
-        "it. gptq: and columns are rounded in turn, while those to come take up the error. Of an encoder each line is "
-        "a text, of an encoder-decoder what its encoder reads, a tab, and the answer. See docs/quantising.md.",
+        "it. gptq: and columns are rounded in turn, while those to come take up the error. awq, smooth: columns with "
+        "large inputs are multiplied, and what makes the input is divided; alone, or before one of the others: "
+        "awq,gptq. Of an encoder each line is a text, of an encoder-decoder what its encoder reads, a tab, and the "
+        "answer. See docs/quantising.md.",
     )
-    group.add_argument("--method", metavar="METHOD", help="weighted or gptq (default: no text is looked at)")
+    group.add_argument("--method", metavar="METHOD", help="one of those above, or two (default: no text is looked at)")
     add_reading(group)
 
 
@@ -83,9 +86,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _text(args: argparse.Namespace) -> Text:
     """The calibration text. Errors: `InputError`, before anything is read."""
-    from ..rounding.by_text import check_method  # noqa: PLC0415 - help must not wait for it
+    from ..rounding.by_text import parse_method  # noqa: PLC0415 - help must not wait for it
 
-    check_method(args.method)
+    parse_method(args.method)
     if args.text is None:
         msg = f"--method {args.method} looks at what the model does: give a text, --text FILE"
         raise InputError(msg)
@@ -124,9 +127,9 @@ def quantize(  # noqa: PLR0913 - keywords
         plan = make_load_plan(opened, how)
         rounded = None
         if method is not None and text is not None:
-            from ..rounding.by_text import round_by_text  # noqa: PLC0415 - only where it is asked for
+            from ..rounding.by_text import parse_method, round_by_text  # noqa: PLC0415 - only where it is asked for
 
-            rounded = round_by_text(opened.directory, plan, opened.checkpoint, method, text)
+            rounded = round_by_text(opened.directory, plan, opened.checkpoint, parse_method(method), text)
         tensors = _tensors(plan, opened.checkpoint, {} if rounded is None else rounded.weights)
         _write(made, opened.directory, opened.raw, tensors, plan, {} if rounded is None else rounded.receipt)
         return opened.checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
@@ -156,7 +159,22 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint, rounded: Mapping[str, Weigh
             assert packed is not None  # noqa: S101 - pack gives every weight its array
             array, dtype = packed, "U8"
         tensors[name] = (dtype, array)
+    for source in plan:
+        if len(source.shape) == 1 and source.name in rounded:
+            _put_vector(tensors, source, rounded[source.name])
     return tensors
+
+
+def _put_vector(tensors: Tensors, source: Source, weight: Weight) -> None:
+    """A norm's or a bias's new numbers, F32, in the place of those in the file; the tensor may hold others' too."""
+    from ...loader.underflow import widened  # noqa: PLC0415 - help must not wait for it
+
+    name = source.tensor.name
+    dtype, array = tensors[name]
+    whole = widened(np.asarray(array), dtype).reshape(-1).copy()
+    assert weight.array is not None  # noqa: S101 - made with it
+    whole[source.row_indices] = weight.array.astype(np.float32) - np.float32(source.plus)
+    tensors[name] = ("F32", whole.reshape(array.shape))
 
 
 def _write(  # noqa: PLR0913, PLR0917 - what a directory is made of

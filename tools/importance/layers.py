@@ -14,9 +14,10 @@ change keeps.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from .progress import progress
 from .store import read_arrays, write_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     #: (the layer, what its matrices read) -> the layer as it is to be, and what is to be kept of it, by name.
     Change = Callable[[Layer, Statistics], tuple[Layer, Arrays]]
 
-__all__ = ["through_layers", "with_linear"]
+__all__ = ["through_layers", "with_linear", "with_weights"]
 
 
 def through_layers(  # noqa: PLR0913 - keywords
@@ -89,6 +90,23 @@ def with_linear(layer: Layer, change: Callable[[Linear], Linear]) -> Layer:
         return {role: change(w) for role, w in linear.items()}
 
     return tuple(replace(s, linear=every(s.linear), experts=tuple(map(every, s.experts))) for s in layer)
+
+
+Part = TypeVar("Part")
+
+
+def with_weights(part: Part, made: Mapping[str, Weight]) -> Part:
+    """A record, or a tuple of them, with other weights in the place of those of the same names."""
+    new: Any = part
+    if isinstance(part, Weight):
+        new = made.get(part.name, part)
+    elif isinstance(part, tuple):
+        new = tuple(with_weights(each, made) for each in part)
+    elif isinstance(part, Mapping):
+        new = {key: with_weights(value, made) for key, value in part.items()}
+    elif is_dataclass(part) and not isinstance(part, type):
+        new = replace(part, **{f.name: with_weights(getattr(part, f.name), made) for f in fields(part)})
+    return cast("Part", new)
 
 
 def _put(layers: tuple[Layer, ...], i: int, layer: Layer) -> tuple[Layer, ...]:
