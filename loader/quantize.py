@@ -8,6 +8,7 @@ columns, one after the other.
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +18,10 @@ from ..runtime.quantized import PANEL, QUANTIZED, quantized_shape
 from ..runtime.sparse_int8 import pack_sparse_int8
 from .files import quote
 from .grid import grid_of, lay
-from .roles import MATRICES
+from .roles import MATRICES, ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
     from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
     PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
-__all__ = ["BLOCK_ROWS", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
+__all__ = ["BLOCK_ROWS", "OF_LAYERS", "of_layer", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
 
 #: Most rows that are quantised at a time: what is held besides the result stays small.
 BLOCK_ROWS = 256
@@ -48,27 +49,59 @@ BLOCK_ROWS = 256
 def parse_quantize(wanted: str | None) -> dict[str, str]:
     """Role -> "int8", "int4" or "int4a", from "int8" (every matrix), "int4,embed=int8", "gate=int4,down=none".
 
-    A role's own word wins over the general one. Errors: `PlanError` for what is neither.
+    And "3.down" -> the same or "none", from "3=int8" (every matrix of the layer), "0-2.down=int8", "encoder.0-2=int8".
+    The narrower word wins: a layer's role, a layer, a role, all. Errors: `PlanError` for what is none of these.
     """
     chosen: dict[str, str] = {}
     if wanted is None:
         return chosen
     words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else [quote(wanted)]
-    named = set[str]()
-    for word in sorted(words, key=lambda w: "=" in w):  # the general one first
-        role, by_role, dtype = word.rpartition("=")
-        if dtype not in (*QUANTIZED, "none") or (by_role and role not in MATRICES):
-            msg = (
-                f"quantize={quote(wanted)}: {quote(word)} is not understood; expected {', '.join(QUANTIZED)} or none "
-                f"for all matrices, and ROLE=int8 and so on for one of {', '.join(MATRICES)}, joined by commas"
-            )
-            raise PlanError(msg)
-        if role in named:
-            msg = f"quantize={quote(wanted)}: {quote(role) if role else 'all matrices'} named twice"
-            raise PlanError(msg)
-        named.add(role)
-        chosen |= dict.fromkeys([role] if role else MATRICES, dtype)
-    return {role: dtype for role, dtype in chosen.items() if dtype != "none"}
+    read = [(*_named(word, wanted), word) for word in words]
+    for width in range(4):  # the narrower one wins
+        here: dict[str, str] = {}
+        for narrow, names, dtype, word in read:
+            for name in names if narrow == width else ():
+                if name in here:
+                    what = word.rpartition("=")[0]
+                    msg = f"quantize={quote(wanted)}: {quote(what) if what else 'all matrices'} named twice"
+                    raise PlanError(msg)
+                here[name] = dtype
+        chosen |= here
+    return {name: dtype for name, dtype in chosen.items() if dtype != "none" or "." in name}
+
+
+def of_layer(quantize: Mapping[str, str], role: str, layer: str) -> str | None:
+    """What becomes of a layer's matrix: `layer` is "3", or "encoder.3"; None: it stays as it is."""
+    dtype = quantize.get(f"{layer}.{role}", quantize.get(role))
+    return None if dtype == "none" else dtype
+
+
+#: "0-2.down", "3", "encoder.0-2"; the rest is a role.
+_LAYERS = re.compile(r"(encoder\.)?([0-9]{1,4})(?:-([0-9]{1,4}))?(?:\.([a-z_]+))?")
+#: Those that a layer has.
+OF_LAYERS = tuple(role for role in MATRICES if ROLES[role].sublayer)
+
+
+def _named(word: str, wanted: object) -> tuple[int, tuple[str, ...], str]:
+    """How narrow a word is, 0 to 3, what it names, and as what. Errors: `PlanError`."""
+    left, _, dtype = word.rpartition("=")
+    layers = _LAYERS.fullmatch(left)
+    if dtype in (*QUANTIZED, "none") and "=" not in left:
+        if not left and "=" not in word:
+            return 0, MATRICES, dtype
+        if left in MATRICES:
+            return 1, (left,), dtype
+        if layers is not None and layers[4] in (None, *OF_LAYERS) and int(layers[2]) <= int(layers[3] or layers[2]):
+            at = range(int(layers[2]), int(layers[3] or layers[2]) + 1)
+            roles = OF_LAYERS if layers[4] is None else (layers[4],)
+            names = tuple(f"{layers[1] or ''}{i}.{role}" for i in at for role in roles)
+            return 2 + (layers[4] is not None), names, dtype
+    msg = (
+        f"quantize={quote(wanted)}: {quote(word)} is not understood; expected {', '.join(QUANTIZED)} or none for all "
+        f"matrices, and ROLE=int8, LAYERS=int8 or LAYERS.ROLE=int8 and so on, for layers such as 3 or 0-2 and one of "
+        f"{', '.join(MATRICES)}, joined by commas"
+    )
+    raise PlanError(msg)
 
 
 def pack_rows(

@@ -25,7 +25,7 @@ from ...errors import InputError
 from ...runtime.quantized import QUANTIZED
 from ...sizes import format_bytes
 from ..export import copy_along, new_directory, write_json, write_safetensors
-from .arguments import add_adapter, given_model, given_path, new_place
+from .arguments import add_adapter, given_model, given_path, new_place, size
 from .reading import READING, add_reading, text_of
 from .unheard import refuse_given
 
@@ -40,10 +40,14 @@ if TYPE_CHECKING:
     from ...loader.source import Source
     from ...runtime.spec import Weight
     from ..importance.methods import Text
+    from ..rounding.choice import Choice
 
     Tensors = dict[str, tuple[str, NDArray[np.generic]]]
 
 __all__ = ["add_arguments", "main", "quantize"]
+
+#: What `rounding/budget.py` chose, in the directory that is written.
+PLAN = "quantize_plan.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     add_adapter(parser)
     parser.add_argument(
-        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"
+        "--quantize",
+        metavar="HOW",
+        help="int8 (default), int4a, int4; by role: int4,embed=int8; by layer, or both: int4,0=int8,2-4.down=int4a",
     )
     group = parser.add_argument_group(
         "rounding by a text",
@@ -66,6 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above, or two (default: no text is looked at)")
     add_reading(group)
+    budget = parser.add_argument_group(
+        "forms under a budget",
+        "In the place of --quantize: each matrix of each layer is as stored, int8, int4a or int4, so that the model "
+        "changes least. What each costs is measured with the first 512 tokens of --text. The plan is printed, and "
+        f"written as OUT/{PLAN}.",
+    )
+    budget.add_argument("--bits", type=float, metavar="B", help="bits of a weight on average, scales included: 4.75")
+    budget.add_argument("--max-memory", type=size, metavar="SIZE", help="weights, arena and cache together")
+    budget.add_argument("--max-kl", type=float, metavar="X", help="sum of the divergences, in nats for each token")
+    budget.add_argument("--plan", type=given_path, metavar="FILE", help=f"as an earlier run's {PLAN} says")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -73,32 +89,68 @@ def main(args: argparse.Namespace) -> int:
     from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
     new_place(args.out)  # before anything is rounded
-    text = None
-    if args.method is None:
-        refuse_given(args, add_arguments, ("text", *READING), "only with --method")
-    else:
-        text = _text(args)
+    how, text, choice = _how(args), _text(args), None
     path = locate(args.path, revision=args.revision)
-    before, after = quantize(path, args.out, args.quantize, adapter=args.adapter, method=args.method, text=text)
+    if how is None:
+        choice = _chosen(args, path, text)
+        print(*choice.lines(), sep="\n")
+    told = {"adapter": args.adapter, "method": args.method, "text": None if args.method is None else text}
+    before, after = quantize(path, args.out, choice or how or "int8", **told)
     print(f"{args.out}: {format_bytes(after)} of weights, from {format_bytes(before)}")
     return 0
 
 
-def _text(args: argparse.Namespace) -> Text:
-    """The calibration text. Errors: `InputError`, before anything is read."""
-    from ..rounding.by_text import parse_method  # noqa: PLC0415 - help must not wait for it
+#: Options that say how many bytes there may be, or how much may be lost.
+BUDGET = ("bits", "max_memory", "max_kl")
 
-    parse_method(args.method)
+
+def _text(args: argparse.Namespace) -> Text | None:
+    """The calibration text, where one is looked at. Errors: `InputError`, before anything is read."""
+    budget = [f"--{name.replace('_', '-')}" for name in BUDGET if getattr(args, name) is not None]
+    if args.method is None and not budget:
+        refuse_given(args, add_arguments, ("text", *READING), "only with --method, or a budget such as --bits")
+        return None
+    if args.method is not None:
+        from ..rounding.by_text import parse_method  # noqa: PLC0415 - help must not wait for it
+
+        parse_method(args.method)
     if args.text is None:
-        msg = f"--method {args.method} looks at what the model does: give a text, --text FILE"
+        what = budget[0] if args.method is None else f"--method {args.method}"
+        msg = f"{what} looks at what the model does: give a text, --text FILE"
         raise InputError(msg)
     return text_of(args)
+
+
+def _how(args: argparse.Namespace) -> str | None:
+    """What `--quantize` or `--plan` says; None with a budget. Errors: `InputError` for two of these."""
+    names = ("quantize", "plan", *BUDGET)
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+    if len(given) > 1:
+        msg = f"{' and '.join(given)}: each says what matrices become; give one of them"
+        raise InputError(msg)
+    if args.plan is not None:
+        from ..rounding.choice import read_choice  # noqa: PLC0415 - help must not wait for it
+
+        return read_choice(args.plan)
+    return args.quantize or (None if given else "int8")
+
+
+def _chosen(args: argparse.Namespace, path: Path, text: Text | None) -> Choice:
+    """Forms under the budget. Errors: `InputError`."""
+    from ..rounding.budget import choice_for  # noqa: PLC0415 - help must not wait for it
+
+    if args.adapter is not None:
+        why = "a budget measures a checkpoint; write the merged one first, `miaotui prune IN MERGED --adapter PATH`"
+        msg = f"--adapter {args.adapter}: {why}"
+        raise InputError(msg)
+    assert text is not None  # noqa: S101 - `_text` has seen that there is one
+    return choice_for(path, text, **{name: getattr(args, name) for name in BUDGET})
 
 
 def quantize(  # noqa: PLR0913 - keywords
     path: str | Path,
     out: str | Path,
-    how: str,
+    how: str | Choice,
     *,
     adapter: str | Path | None = None,
     method: str | None = None,
@@ -106,10 +158,11 @@ def quantize(  # noqa: PLR0913 - keywords
 ) -> tuple[int, int]:
     """Write `path` quantised to the new directory `out`; bytes of weights before and after.
 
-    `adapter`: a PEFT adapter that is merged first; the merged model is written next to `out`, and removed again. It
-    appears whole or not at all. `method`: of `rounding/by_text.py`, by what `text` shows. Errors: `InputError` where
-    `out` is there, for a `method` that is not, and for one without the other; `PlanError` for a `how` that is not
-    understood; and loading's own.
+    `how`: as in `load`, or a choice under a budget (`rounding/budget.py`), which is written along. `adapter`: a PEFT
+    adapter that is merged first; the merged model is written next to `out`, and removed again. It appears whole or not
+    at all. `method`: of `rounding/by_text.py`, by what `text` shows. Errors: `InputError` where `out` is there, for a
+    `method` that is not, and for one without the other; `PlanError` for a `how` that is not understood; and loading's
+    own.
     """
     from ...loader.load_plan import make_load_plan  # noqa: PLC0415 - help must not wait for these
     from ...loader.open import open_model  # noqa: PLC0415 - as above
@@ -124,7 +177,9 @@ def quantize(  # noqa: PLR0913 - keywords
         msg = "method and text belong together; expected both, or neither"
         raise InputError(msg)
     with open_model(path) as opened, new_directory(out) as made:
-        plan = make_load_plan(opened, how)
+        plan = make_load_plan(opened, how if isinstance(how, str) else how.quantize)
+        if not isinstance(how, str):
+            how.save(made / PLAN)
         rounded = None
         if method is not None and text is not None:
             from ..rounding.by_text import parse_method, round_by_text  # noqa: PLC0415 - only where it is asked for
@@ -182,7 +237,11 @@ def _write(  # noqa: PLR0913, PLR0917 - what a directory is made of
 ) -> None:
     from ...loader.config import QUANT_FORMAT, QUANT_METHOD  # noqa: PLC0415 - help must not wait for it
 
-    roles = {source.role: source.dtype for source in plan if source.dtype in QUANTIZED}
+    several: dict[str, set[str]] = {}
+    for source in plan:
+        if source.dtype in QUANTIZED:
+            several.setdefault(source.role, set()).add(source.dtype)
+    roles = {role: ", ".join(sorted(dtypes)) for role, dtypes in several.items()}
     ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles, **receipt}
     copy_along(path, made)
     write_json(made / "config.json", config | {"quantization_config": ours})

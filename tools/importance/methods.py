@@ -206,7 +206,7 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
     return replace(result, plan=plan if base is None else base.then(plan))
 
 
-def load_for(path: Path, text: Text | None, prune: PrunePlan | None = None) -> Model:
+def load_for(path: Path, text: Text | None, prune: PrunePlan | None = None, *, quantize: str | None = None) -> Model:
     """The model that is to read a calibration text: its context is the text's window. Errors: loading's own."""
     with open_model(path) as opened:
         whole = opened.config.encoder is not None  # its texts are lines, whatever the window
@@ -214,7 +214,7 @@ def load_for(path: Path, text: Text | None, prune: PrunePlan | None = None) -> M
     if text is not None and not whole:
         shape = {"max_context": text.window, "prefill_chunk": text.window}
     try:
-        return load(path, prune=prune, **shape)
+        return load(path, prune=prune, quantize=quantize, **shape)
     except InputError as e:  # the context is the window, which is what was typed
         raise InputError(str(e).replace("max_context=", "window=")) from e
 

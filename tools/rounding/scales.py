@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     F32 = NDArray[np.float32]
     F64 = NDArray[np.float64]
 
-__all__ = ["ALPHA", "awq", "smooth"]
+__all__ = ["ALPHA", "awq", "rows_of", "smooth"]
 
 #: What awq tries.
 EXPONENTS = tuple(i / 20 for i in range(20))
@@ -58,7 +58,7 @@ def awq(
 
     A matrix of many rows is judged by `ROWS` of them.
     """
-    matrices = [(np.concatenate(list(_rows(s, checkpoint, ROWS))), s.dtype) for s in sources]
+    matrices = [(np.concatenate(list(rows_of(s, checkpoint, ROWS))), s.dtype) for s in sources]
     squares = shared(np.diag(hessian), columns)
     small = (hessian / max(float(np.diag(hessian).mean()), 1e-300)).astype(np.float32)
     best, least = np.ones(len(squares)), np.inf
@@ -82,14 +82,14 @@ def smooth(total: F64, columns: NDArray[np.int64], sources: Sequence[Source], ch
     squares = shared(total, columns)
     most = np.zeros(len(columns))
     for source in sources:
-        for part in _rows(source, checkpoint, source.shape[0]):
+        for part in rows_of(source, checkpoint, source.shape[0]):
             most = np.maximum(most, np.abs(part).max(0))
     largest = np.zeros(len(squares))
     np.maximum.at(largest, columns, most)
     return _normal(_least(np.sqrt(squares)) ** ALPHA / _least(largest) ** (1 - ALPHA))
 
 
-def _rows(source: Source, checkpoint: Checkpoint, most: int) -> Iterator[F32]:
+def rows_of(source: Source, checkpoint: Checkpoint, most: int) -> Iterator[F32]:
     """Rows of a matrix as float32, at most about `most` of them, from all over it."""
     rows, dtype = Rows(source, checkpoint.array(source.tensor.name)), source.tensor.dtype
     step = TOGETHER * max(1, source.shape[0] // most)
