@@ -19,6 +19,7 @@ input the text shows nothing (an expert to which no token went) is rounded as ev
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import field, replace
@@ -33,6 +34,7 @@ from ...loader.roles import PLACES, role_of
 from ...model import quantizer
 from ...runtime.cores import available_threads
 from ...runtime.spec import Weight, weights_in
+from ...sizes import format_bytes
 from ..importance.calibrate import Statistics, calibrate, mark_of, n_tokens, seen_as
 from ..importance.layers import through_layers, with_weights
 from ..importance.methods import load_for
@@ -40,6 +42,7 @@ from ..importance.progress import progress
 from .folds import folds_of
 from .gptq import DAMPING, TIED_DAMPING, by_hessian, by_squares
 from .heads import AFTER, seen_by_head
+from .memory import predicted
 from .scales import ALPHA, awq, smooth
 
 if TYPE_CHECKING:
@@ -120,8 +123,12 @@ def round_by_text(path: Path, plan: LoadPlan, checkpoint: Checkpoint, method: Me
         windows = text.windows(model)
         rounding = _Rounding(model, method, sources, folds, checkpoint, quantizer(plan), pool)
         in_layers = model.config.encoder is None
-        weights = (rounding.layer_by_layer if in_layers else rounding.at_once)(windows, text)
         count = sum(n_tokens(model, w) for w in windows)
+        if not text.quiet:
+            how = {"hessian": method.hessian, "in_layers": in_layers, "threads": available_threads()}
+            takes = format_bytes(predicted(model, sources.values(), count, **how))
+            print(f"rounding by {count} tokens takes {takes} besides the mapped checkpoint", file=sys.stderr)
+        weights = (rounding.layer_by_layer if in_layers else rounding.at_once)(windows, text)
         tied = "embed" in sources and rounding.tied
     receipt: dict[str, Any] = {
         "method": str(method),
