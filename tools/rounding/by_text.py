@@ -125,7 +125,7 @@ def round_by_text(path: Path, plan: LoadPlan, checkpoint: Checkpoint, method: Me
         in_layers = model.config.encoder is None
         count = sum(n_tokens(model, w) for w in windows)
         if not text.quiet:
-            how = {"hessian": method.hessian, "in_layers": in_layers, "threads": available_threads()}
+            how: dict[str, Any] = {"hessian": method.hessian, "in_layers": in_layers, "threads": available_threads()}
             takes = format_bytes(predicted(model, sources.values(), count, **how))
             print(f"rounding by {count} tokens takes {takes} besides the mapped checkpoint", file=sys.stderr)
         weights = (rounding.layer_by_layer if in_layers else rounding.at_once)(windows, text)
