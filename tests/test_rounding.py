@@ -135,6 +135,16 @@ def test_gptq_changes_what_a_product_gives_less(dtype):
     assert lost[0] < 0.5 * min(lost[1:])
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_zeros_of_a_cut_stay(dtype):
+    """And the other numbers take up what is lost: less than where they are rounded to nearest."""
+    w, h = numbers(40, 96, 4), inputs(96, 4)
+    w[np.random.default_rng(4).random(w.shape) < 0.5] = 0
+    got, nearest = (rounded(w, dtype, pack) for pack in (by_hessian(h), by_squares(np.diag(h))))
+    assert (got[w == 0] == 0).all()
+    assert ((got - w) @ h * (got - w)).sum() < 0.85 * ((nearest - w) @ h * (nearest - w)).sum()
+
+
 @pytest.mark.parametrize("dtype", sorted(QUANTIZED))
 def test_as_many_threads_as_one_likes(dtype):
     w, pack = numbers(BLOCK_ROWS + 37, 70, 2), by_hessian(inputs(70, 2))

@@ -4,6 +4,9 @@ min ||W X - Q X||^2 (Frantar et al. 2022, arXiv:2210.17323, algorithm 1). H = X 
 with H^-1 = U^T U, rows and columns of H in the order in which columns are rounded: those of the largest diag H first.
 Column j becomes q_j, the nearest on its group's grid, and w_:,l -= (w_:,j - q_j) / U_jj * U_jl for every l after j.
 
+In int8 and int4 a number that is zero stays zero, whatever its column is to take up: SparseGPT's joint form, with the
+zeros that a cut has left. int4a may have no zero.
+
 A group is 32 columns side by side as they are stored, whatever the order. Its scales are chosen first, from the numbers
 as they were, with each column's error weighted by diag H, and stay (`loader/grid.py`).
 
@@ -88,11 +91,12 @@ class _Gptq:
         scale, low = (np.ascontiguousarray(part.T, np.float64) for part in (grid.scale, grid.low))  # [groups, rows]
         by = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
         group = self.order // GROUP
+        kept = (w != 0) | (grid.levels[0] == 0)  # int4a has no zero of its own
         for at in range(0, len(w), TOGETHER):
             block, upper = w[at : at + TOGETHER], self.upper[at : at + TOGETHER, at:]
             errors = np.empty_like(block)
             for j, g in enumerate(group[at : at + TOGETHER]):
-                whole = np.clip(np.rint((block[j] - low[g]) * by[g]), *grid.levels)
+                whole = np.where(kept[at + j], np.clip(np.rint((block[j] - low[g]) * by[g]), *grid.levels), 0.0)
                 q[self.order[at + j]] = whole
                 errors[j] = (block[j] - (whole * scale[g] + low[g])) / upper[j, j]
                 block[j + 1 :] -= upper[j, j + 1 : len(block), None] * errors[j]
