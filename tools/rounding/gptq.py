@@ -67,6 +67,15 @@ def by_hessian(hessian: F64, damping: float = DAMPING) -> PackRows | None:
     return _Gptq(order, np.ascontiguousarray(upper), (diagonal / mean + damping).astype(np.float32))
 
 
+def _take(w: F64, upper: F64, errors: F64) -> None:
+    """w -= upper @ errors, `TOGETHER` rows at a time: products that BLAS does by one thread, which here is faster."""
+    whole = len(w) // TOGETHER * TOGETHER
+    if whole:
+        parts = w[:whole].reshape(-1, TOGETHER, w.shape[1])
+        parts -= upper[:whole].reshape(-1, TOGETHER, upper.shape[1]) @ errors
+    w[whole:] -= upper[whole:] @ errors
+
+
 @dataclass(frozen=True)
 class _Gptq:
     """A matrix's inputs: the order of its columns, U, and what an error in each counts."""
@@ -100,5 +109,5 @@ class _Gptq:
                 q[self.order[at + j]] = whole
                 errors[j] = (block[j] - (whole * scale[g] + low[g])) / upper[j, j]
                 block[j + 1 :] -= upper[j, j + 1 : len(block), None] * errors[j]
-            w[at + TOGETHER :] -= upper[:, TOGETHER:].T @ errors
+            _take(w[at + TOGETHER :], upper[:, TOGETHER:].T, errors)
         return q.reshape(groups, GROUP, rows).transpose(1, 2, 0)
