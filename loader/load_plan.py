@@ -212,6 +212,11 @@ def _of_the_model(quantize: str | None, opened: Opened) -> dict[str, str]:
             which, has = f"{before}{layer}", f"the model has {n}" + (f" (0 to {n - 1})" if n else "")
             msg = f"quantize={quantize!r}: there is no layer {which}; {has}"
             raise PlanError(msg)
+        numbers = opened.model_tensors.numbers
+        if not before and numbers is not None and numbers.index(numbers[int(layer)]) != int(layer):
+            first = numbers.index(numbers[int(layer)])
+            msg = f"quantize={quantize!r}: layer {layer} has the weights of layer {first}; name that one, or a role"
+            raise PlanError(msg)
     return read
 
 

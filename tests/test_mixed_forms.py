@@ -144,6 +144,7 @@ def text() -> Text:
     return Text("\n".join(next(source) for _ in range(3)), lines=True)
 
 
+@pytest.mark.ci  # 4 s
 def test_a_plan_is_measured_written_and_read(tmp_path, monkeypatch, capsys, text):
     """Of the tagged model's first tokens; what the sum predicts is what the model then has."""
     monkeypatch.setattr(sensitivity, "TOKENS", 96)

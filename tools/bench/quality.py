@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
     from ...runtime.precision import Precision
 
+    #: Engine, how it rounds, bits a weight, log-probabilities of each text.
+    Way = tuple[str, str | None, float, list[NDArray[np.float64]]]
+
 __all__ = ["compare", "main"]
 
 WAYS = ("int8", "int4a,embed=int8", "int4a", "int4,embed=int8", "int4")
@@ -133,9 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ways(
-    args: argparse.Namespace, texts: list[list[int]]
-) -> Iterator[tuple[str, str, float, list[NDArray[np.float64]]]]:
+def _ways(args: argparse.Namespace, texts: list[list[int]]) -> Iterator[Way]:
     """Each of ours; a word that a matrix cannot take is left out, in words."""
     ways = [(args.model, None if how == "none" else how, "as stored" if how == "none" else how) for how in args.how]
     ways += [(path, None, path.name) for path in args.rounded]
@@ -159,15 +160,13 @@ def main(argv: list[str] | None = None) -> int:
         "model": args.model.name,
         "results": [],
     }
-    ways: list[tuple[str, str | None, float, list[NDArray[np.float64]]]] = [("miaotui", None, stored, exact)]
-    ways += list(_ways(args, texts))
-    if args.peer_python:
-        kinds = {kind: dtype for dtype, kind in KINDS.items() if dtype != "bf16"}  # f32: as stored, like bf16
-        ways += [
-            ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, dtype, texts))
-            for kind, dtype in kinds.items()
-        ]
-    for engine, how, bits, quality in ways:
+    kinds = {kind: dtype for dtype, kind in KINDS.items() if dtype != "bf16"}  # f32: as stored, like bf16
+    peers: Iterator[Way] = (
+        ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, dtype, texts))
+        for kind, dtype in (kinds if args.peer_python else {}).items()
+    )
+    ours: Way = ("miaotui", None, stored, exact)
+    for engine, how, bits, quality in itertools.chain([ours], _ways(args, texts), peers):  # one at a time is held
         result = {"engine": engine, "weights": how or "as stored", "bits_per_weight": round(bits, 2)}
         result |= compare(exact, quality, texts)
         record["results"].append(result)

@@ -11,8 +11,8 @@ A group is 32 columns side by side as they are stored, whatever the order. Its s
 as they were, with each column's error weighted by diag H, and stay (`loader/grid.py`).
 
 Rows do not depend on each other. They come in blocks that depend on the matrix alone, so the number of threads that
-share them changes nothing. U and the update of later columns are NumPy's, by its BLAS and LAPACK, in float64: the same
-on one machine, but perhaps not in the last bit on another.
+share them changes nothing. H, U and the update of later columns are NumPy's, by its BLAS, in float64: the same on one
+machine, but perhaps not in the last bit on another.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ DAMPING = 0.01
 TIED_DAMPING = 1.0
 #: Columns that are rounded before those after them are changed, all at once.
 TOGETHER = 32
+#: Columns of such a product.
+ROWS = 256
 
 
 def by_squares(squares: F64, damping: float = DAMPING) -> PackRows | None:
@@ -63,17 +65,36 @@ def by_hessian(hessian: F64, damping: float = DAMPING) -> PackRows | None:
     order = np.argsort(-diagonal, kind="stable")
     h = (hessian / mean)[np.ix_(order, order)]
     h[np.diag_indices_from(h)] += damping
-    upper = np.linalg.cholesky(np.linalg.inv(h)).T
-    return _Gptq(order, np.ascontiguousarray(upper), (diagonal / mean + damping).astype(np.float32))
+    return _Gptq(order, _upper(h), (diagonal / mean + damping).astype(np.float32))
 
 
-def _take(w: F64, upper: F64, errors: F64) -> None:
-    """w -= upper @ errors, `TOGETHER` rows at a time: products that BLAS does by one thread, which here is faster."""
+def _upper(h: F64) -> F64:
+    """U with h^-1 = U^T U: h = R R^T with R upper, which is Cholesky's factor from the last column on, and U = R^-1."""
+    a, k = np.ascontiguousarray(h[::-1, ::-1]), len(h)
+    x = np.eye(k)
+    for at in range(0, k, TOGETHER):
+        here, rest = slice(at, at + TOGETHER), slice(at + TOGETHER, k)
+        inverse = np.linalg.inv(np.linalg.cholesky(a[here, here]))
+        for first in range(0, at + TOGETHER, ROWS):  # x is lower
+            part = slice(first, min(first + ROWS, at + TOGETHER))
+            x[here, part] = inverse @ x[here, part]
+        below = np.zeros((max(0, k - at - TOGETHER), len(inverse)))
+        _take(below, -a[rest, here], inverse.T)
+        for first in range(0, len(below), ROWS):
+            _take(a[rest, rest][first:, first : first + ROWS], below[first:], below[first : first + ROWS].T)
+        for first in range(0, at + TOGETHER, ROWS):
+            part = slice(first, min(first + ROWS, at + TOGETHER))
+            _take(x[rest, part], below, x[here, part])
+    return np.ascontiguousarray(x[::-1, ::-1])
+
+
+def _take(w: F64, left: F64, right: F64) -> None:
+    """w -= left @ right, `TOGETHER` rows at a time: products that BLAS does by one thread, which here is faster."""
     whole = len(w) // TOGETHER * TOGETHER
     if whole:
         parts = w[:whole].reshape(-1, TOGETHER, w.shape[1])
-        parts -= upper[:whole].reshape(-1, TOGETHER, upper.shape[1]) @ errors
-    w[whole:] -= upper[whole:] @ errors
+        parts -= left[:whole].reshape(-1, TOGETHER, left.shape[1]) @ right
+    w[whole:] -= left[whole:] @ right
 
 
 @dataclass(frozen=True)
