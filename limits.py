@@ -195,7 +195,8 @@ class Request:
             )
         elif self.precision == "fast":
             how = "round their input" if self.rounding else "are computed exactly: this CPU has no dot product of pairs"
-            notes.append(f"precision=fast: products of BF16 matrices {how}; the bits differ between kinds of CPU")
+            what = "products of BF16 matrices" + (" and attention" if self.kv_cache == "bf16" else "")
+            notes.append(f"precision=fast: {what} {how}; the bits differ between kinds of CPU")
         return tuple(notes)
 
 

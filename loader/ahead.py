@@ -124,7 +124,7 @@ def fetch_whole(opened: Opened) -> None:
         table = bool(info.shape) and info.shape[0] == config.n_vocab
         return table, not numbers, numbers, str(info.file), info.start
 
-    infos = sorted(checkpoint.tensors.values(), key=order)
+    infos = sorted((piece for info in checkpoint.tensors.values() for piece in info.pieces), key=order)
     spans = [(info.file, info.start, info.stop) for info in infos]
     vectors = [span for span, info in zip(spans, infos, strict=True) if len(info.shape) == 1]
     checkpoint.fetched = True

@@ -12,7 +12,7 @@ import math
 import mmap
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import NDArray
+
+    from .foreign.coded import Coded
 
 __all__ = ["CONFIG", "MODULES", "Checkpoint", "open_checkpoint"]
 
@@ -91,12 +93,21 @@ class Checkpoint:
     def array(self, name: str) -> NDArray[np.generic]:
         """The tensor as a read-only view of the mapped file, in its own shape; unaligned where the file is.
 
-        BF16 comes as uint16 and F8 as uint8: the bits, not the values.
+        BF16 comes as uint16 and F8 as uint8: the bits, not the values. What others quantised comes as `Packed`, which
+        `source.read` reads, and which NumPy makes an array of.
         """
         tensor = self.tensors.get(name)
         if tensor is None:
             msg = f"{self.directory}: no tensor {quote(name)}; the checkpoint has {len(self.tensors)} others"
             raise CheckpointError(msg)
+        if tensor.coded:
+            from .foreign.packed import Packed  # noqa: PLC0415 - few have any
+
+            return cast("NDArray[np.generic]", Packed(cast("Coded", tensor), self._view))
+        return self._view(tensor)
+
+    def _view(self, tensor: TensorInfo) -> NDArray[np.generic]:
+        """As `array`, of a tensor that is one in its file."""
         mapping = self._map(tensor.file)
         view: NDArray[np.generic]
         if tensor.start == tensor.stop:
@@ -116,12 +127,26 @@ class Checkpoint:
         self._sizes |= sizes
         self.tensors |= {name: replace(info, name=name) for name, info in tensors.items()}
 
+    def present(self, matrices: Mapping[str, Coded]) -> None:
+        """Put matrices that others quantised in place of the tensors of which they are. `layout` stays as it was."""
+        self.layout  # noqa: B018 - as above
+        parts = {piece.name for info in matrices.values() for piece in info.pieces}
+        self.tensors = {name: info for name, info in self.tensors.items() if name not in parts} | dict(matrices)
+
     def release(self, name: str, first: int = 0, stop: int | None = None) -> None:
         """Let the system drop the pages of a tensor, or of its rows first to stop, from this process.
 
         And `AROUND` on both sides, since touching a page brings its neighbours in. All come back when touched again.
         """
         tensor = self.tensors[name]
+        if not tensor.coded:
+            self._release(tensor, first, stop)
+            return
+        whole = stop is None
+        for piece in tensor.pieces if whole else cast("Coded", tensor).by_rows:
+            self._release(piece, first, stop)
+
+    def _release(self, tensor: TensorInfo, first: int, stop: int | None) -> None:
         if tensor.start == tensor.stop or not hasattr(mmap, "MADV_DONTNEED"):
             return
         stack = len(tensor.shape) == 3  # noqa: PLR2004 - of experts, whose rows are counted through

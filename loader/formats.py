@@ -9,7 +9,7 @@ from .files import quote
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["other_format", "other_quantization"]
+__all__ = ["QUANTIZATION", "other_format", "other_quantization"]
 
 _SAVE = "save_pretrained(new_directory)"
 _LOAD = "AutoModelForCausalLM.from_pretrained(directory{0})." + _SAVE
@@ -70,12 +70,13 @@ _TENSORS = (
     ((".SCB", ".quant_map", ".absmax"), "bitsandbytes"),
     ((".scales",), "MLX"),
 )
-#: Keys of config.json that hold it; the last is what MLX writes.
-_KEYS = ("quantization_config", "compression_config", "quantization")
+#: The key of config.json that says so; others that hold it: the last is what MLX writes.
+QUANTIZATION = "quantization_config"
+_KEYS = (QUANTIZATION, "compression_config", "quantization")
 
 
 def other_quantization(raw: Mapping[str, Any], tensors: Iterable[str], ours: str) -> str | None:
-    """By which method a checkpoint was quantised, and what to do; None where it was not, or by `ours`."""
+    """By which method a checkpoint was quantised that is not read, and what to do; None where it is, or by `ours`."""
     key = next((key for key in _KEYS if isinstance(raw.get(key), dict)), None)
     told = raw[key] if key is not None else {}
     method = told.get("quant_method")
@@ -92,6 +93,13 @@ def other_quantization(raw: Mapping[str, Any], tensors: Iterable[str], ours: str
         what = what or ("bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & told.keys() else None)
         what = what or ("MLX" if key == "quantization" else f"method {quote(method)}")
         said = f"{key} in config.json"
+        if key == QUANTIZATION:
+            from .foreign.config import METHODS, scheme_of  # noqa: PLC0415 - few are quantised
+
+            scheme = scheme_of(told) if method in METHODS else ""
+            if not isinstance(scheme, str):
+                return None
+            said += f": {scheme}" if scheme else ""
     if what is None:
         return None
     return (

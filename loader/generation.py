@@ -139,7 +139,7 @@ _OF_WATERMARK: dict[str, Callable[[object], bool]] = {
 MOST_KEYS = 256
 _OF_SYNTHID: dict[str, Callable[[object], bool]] = {
     "ngram_len": _within(1, 1024), "keys": _keys, "context_history_size": _within(0, 2**63 - 1),
-    "sampling_table_seed": _within(0, 2**63 - 1), "sampling_table_size": _within(1, 2**24),
+    "sampling_table_seed": _within(0, 2**63 - 1), "sampling_table_size": _within(1, 2**20),
     "skip_first_ngram_calls": _flag, "debug_mode": _flag,
 }  # fmt: skip
 _PENALTY = _number(1e-30, 1e30)

@@ -44,6 +44,11 @@ class Grid:
     low: F16
     levels: tuple[int, int]
 
+    @property
+    def head(self) -> list[F16]:
+        """What stands before a group's numbers."""
+        return [self.scale, self.low] if self.levels[0] == 0 else [self.scale]
+
     def nearest(self) -> F32:
         """The whole numbers nearest to `x`."""
         q: F32 = np.clip(np.rint((self.x - self.low.astype(np.float32)) * inverse(self.scale)), *self.levels)
@@ -125,9 +130,8 @@ def inverse(x: NDArray[np.floating]) -> F32:
     return np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
 
 
-def lay(grid: Grid, q: NDArray[np.floating], dtype: str, out: NDArray[np.uint8]) -> None:
-    """Whole numbers [32, rows, groups], and what stands before them, to their places (`runtime/quantized.py`)."""
-    head = [grid.scale, grid.low][: HEAD_BYTES[dtype] // SCALE_BYTES]
+def lay(q: NDArray[Any], head: list[NDArray[np.float16]], dtype: str, out: NDArray[np.uint8]) -> None:
+    """Numbers [32, rows, groups] and what stands before them, [rows, groups] each, to their places (`quantized.py`)."""
     _, rows, groups = q.shape
     panels = rows // PANEL
     for i, part in enumerate(head):

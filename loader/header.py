@@ -17,7 +17,7 @@ import re
 import sys
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs lack it
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import CheckpointError
 from .files import looks_like, parse_json, quote, reason, regular_size
@@ -48,7 +48,12 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor's place: bytes `start` to `stop` of `file`, counted from the start of the file."""
+    """One tensor's place: bytes `start` to `stop` of `file`, counted from the start of the file.
+
+    `coded`: a matrix that others quantised, of several tensors (`foreign/coded.py`).
+    """
+
+    coded: ClassVar[bool] = False
 
     name: str
     dtype: str
@@ -61,6 +66,16 @@ class TensorInfo:
     def nbytes(self) -> int:
         """Size in bytes: elements times bytes per element."""
         return self.stop - self.start
+
+    @property
+    def pieces(self) -> tuple[TensorInfo, ...]:
+        """The tensors of the file that it stands for: itself."""
+        return (self,)
+
+    @property
+    def stored_as(self) -> str:
+        """What its numbers are in the file, in words."""
+        return self.dtype
 
 
 @dataclass(frozen=True)

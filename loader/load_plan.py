@@ -1,5 +1,7 @@
 """A pure plan: which bytes of which tensor become which weight. Decided from headers alone; no tensor's data is read.
 
+But for the scales and zero points of matrices that others quantised: they say what holds them exactly.
+
 | the file holds                    | the weight is                                             |
 |-----------------------------------|-----------------------------------------------------------|
 | F32, BF16, F16 matrix [out, in]   | the mapped bytes, in place                                |
@@ -9,6 +11,7 @@
 | F64 vector or matrix              | rounded to f32, in the resident block                     |
 | vector that is kept less one      | widened, and one added (Gemma's norms), in the block      |
 | tensor off its own alignment      | copied into the resident block                            |
+| matrix that others quantised      | int4 or int8 where that is exact (`foreign/forms.py`), else widened   |
 | matrix that is to be quantised    | int8 or int4 (`runtime/quantized.py`), in the resident block |
 | U8 matrix, quantised by us before | the mapped bytes, in place                                |
 | piece NAME.ROLE of a fused NAME   | as above; it stands alone, [out, in]                      |
@@ -31,17 +34,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..dataclass import dataclass
 from ..errors import PlanError
 from ..runtime.sparse import SPARSE
 from ..runtime.sparse_int8 import SPARSE_INT8
 from ..runtime.spec import DTYPES, weight_bytes
+from .foreign.choice import Choice, Wanted
 from .pieces import rows_in_tensor, spacing
 from .places import Target
 from .prune.compiled import compile_plan
-from .quantize import of_layer, parse_quantize
+from .quantize import parse_quantize, plain_roles
 from .roles import expert_key, expert_of, role_of
 from .sizes import has_sublayer, role_axes
 from .source import STORED, Source
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from ..runtime.spec import Config
     from .adapter import Adapter
     from .families import Part
+    from .foreign.coded import Coded
     from .header import TensorInfo
     from .merge import Change
     from .model_tensors import ModelTensors
@@ -192,7 +197,8 @@ def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None 
     `PlanError` for a `quantize` that is not understood.
     """
     file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
-    planner = _Planner(file, cut, _of_the_model(quantize, opened), adapter=opened.adapter)
+    choice = Choice(opened.checkpoint, _of_the_model(quantize, opened), plain_roles(quantize), cut=cut.cuts)
+    planner = _Planner(file, cut, choice, adapter=opened.adapter)
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
     plan = _with_layers(planner, model)
     plan = plan if file.encoder is None else replace(plan, encoder=_planned_encoder(planner, file.encoder, plan))
@@ -232,7 +238,7 @@ def _encoder_alone(plan: LoadPlan) -> LoadPlan:
 def _planned_encoder(decoder: _Planner, file: ModelTensors, plan: LoadPlan) -> LoadPlan:
     """The encoder that the decoder reads; one embedding of both is one source."""
     cut = plan.cut.encoder or compile_plan(None, file.config)
-    planner = _Planner(file, cut, decoder.quantize, ENCODER, end=decoder.end, adapter=decoder.adapter)
+    planner = _Planner(file, cut, decoder.choice, ENCODER, end=decoder.end, adapter=decoder.adapter)
     embed = plan.model["embed"]
     planner.embed = embed if file.name("embed", file.parts["embed"], 0) == embed.tensor.name else None
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
@@ -272,15 +278,16 @@ class _Planner:
         self,
         tensors: ModelTensors,
         cut: Cut,
-        quantize: Mapping[str, str],
+        choice: Choice,
         before: str = "",
         *,
         end: int = 0,
         adapter: Adapter | None = None,
     ) -> None:
-        self.cut, self.quantize, self.adapter = cut, quantize, adapter
+        self.cut, self.choice, self.adapter = cut, choice, adapter
         self.file, self.before = tensors, before  # what stands before the weights' names
         self.ranges: dict[tuple[str, int], Ranges] = {}
+        self.forms: dict[tuple[str, int], str | None] = {}  # of a layer's experts
         self.end = end
         self.embed: Source | None = None  # of another stack, which is this one's too
 
@@ -324,6 +331,10 @@ class _Planner:
             )
             return Source(name, pattern, info, shape, dtype_there, rows, expert=expert)
         dtype = "f32" if len(shape) == 1 else self._asked(role, layer) or STORED[info.dtype]
+        repacked = False
+        if info.coded and not (zeros or changes or (expert is not None and self.adapter is not None)):
+            read = Wanted(cast("Coded", info), rows, columns)
+            dtype, repacked = self.choice.of_coded(self._word(role, layer), read, lambda: self._form(role, layer, read))
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None or expert is not None else held_as(dtype, shape, stays)
         fused = bool(piece.pieces) or piece.in_stack
@@ -339,9 +350,11 @@ class _Planner:
             "stack": piece.in_stack,
             "alone": self.file.alone(role, part, layer) if fused else "",
             "changes": changes,
+            "repacked": repacked,
         }
         source = Source(name, pattern, info, shape, dtype, rows, columns, piece.transposed, **how)
-        as_it_lies = not (every or changes or piece.transposed or source.chooses or piece.plus or piece.softplus)
+        made = every or changes or piece.transposed or source.chooses or piece.plus or piece.softplus
+        as_it_lies = not (made or info.coded)
         in_place = as_it_lies and STORED[info.dtype] == dtype and info.dtype != "F64"
         aligned = in_place and info.start % DTYPES[dtype][0] == 0
         if aligned and not source.gathered:
@@ -352,6 +365,29 @@ class _Planner:
         source = replace(source, offset=self.end)
         self.end += _lines(source.nbytes)
         return source
+
+    def _form(self, role: str, layer: int, read: Wanted) -> str | None:
+        """What holds a matrix exactly; of experts, all kept ones of the layer, which must be alike."""
+        if expert_of(role) is None:
+            return self.choice.form([read])
+        key = role_of(role), layer
+        if key not in self.forms:
+            self.forms[key] = self.choice.form(self._experts(role, layer))
+        return self.forms[key]
+
+    def _experts(self, role: str, layer: int) -> list[Wanted]:
+        """What is read of all kept experts of a layer, for one role."""
+        found = []
+        for key, part in self.file.layer.items():
+            alike = role_of(key) == role_of(role) and self.file.has(key, layer)
+            if alike and _numbered(key, self.cut.experts.get(layer)) is not None:
+                piece, axes = self.file.part(key, part, layer), role_axes(self.cut.before, key)
+                kept = [self._kept(axis, layer) for axis in axes]
+                rows = rows_in_tensor(self.cut.before, piece, key, layer, kept[0])
+                whole = sum(b - a for a, b in kept[1]) == self.file.shape(key, layer)[1]
+                info = cast("Coded", self.file.info(key, piece, layer)[0])
+                found.append(Wanted(info, rows, None if whole else kept[1]))
+        return found
 
     def _kept(self, axis: str, layer: int) -> Ranges:
         """What is kept along an axis; one object for all the layer's weights."""
@@ -380,7 +416,12 @@ class _Planner:
 
     def _asked(self, role: str, layer: int) -> str | None:
         """What a matrix is to be quantised to; None: it stays."""
-        return of_layer(self.quantize, role_of(role), f"{self.before}{layer}" if role in self.file.layer else "")
+        word = self._word(role, layer)
+        return None if word == "none" else word
+
+    def _word(self, role: str, layer: int) -> str | None:
+        """What `quantize` says of it, "none" too; None: nothing."""
+        return self.choice.word(role_of(role), f"{self.before}{layer}" if role in self.file.layer else "")
 
     @staticmethod
     def _check_prequantized(info: TensorInfo, dtype: str, wanted: str | None, *, cut: bool) -> None:

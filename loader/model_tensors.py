@@ -17,8 +17,11 @@ from .sizes import axis_size, d_head, has_sublayer, lacks_vocabulary, largest, r
 from .source import PREQUANTIZED, STORED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from .header import TensorInfo
 
@@ -37,6 +40,8 @@ class ModelTensors:
         self.layer = self._with_experts(resolved.placed(self.family.layers(self.config)))
         self.prefix = self.family.prefix_in(self.tensors)
         self.used: set[str] = set()
+        #: Gives a tensor's numbers.
+        self.array: Callable[[str], NDArray[np.generic]] | None = None
         #: The encoder that this decoder reads.
         self.encoder: ModelTensors | None = None
         if self.config.seq2seq:
@@ -229,6 +234,13 @@ class ModelTensors:
             return None
         return next((d for d in GROUP_BYTES if quantized_shape(d, shape) == tuple(info.shape)), None)
 
+    def _adds_nothing(self, name: str) -> bool:
+        """Whether it is a bias of zeros, which AutoGPTQ once gave to every matrix that it packed."""
+        matrix = self.tensors.get(f"{name.removesuffix('.bias')}.weight")
+        if not name.endswith(".bias") or matrix is None or not matrix.coded or self.array is None:
+            return False
+        return not self.array(name).any()
+
     def _check_unknown(self) -> None:
         """Refuse a tensor that no weight is made from: the model would be another one without it."""
         ignored = re.compile("|".join(self.family.ignored))
@@ -237,6 +249,7 @@ class ModelTensors:
             for name in self.tensors
             if name not in self.used and not ignored.fullmatch(name.removeprefix(self.prefix))
         ]
+        unknown = [name for name in unknown if not self._adds_nothing(name)]
         if unknown:
             kinds = Counter(self.tensors[name].dtype for name in unknown)
             msg = (

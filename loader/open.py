@@ -12,7 +12,7 @@ from .checkpoint import CONFIG, MODULES, Checkpoint, open_checkpoint
 from .config import QUANT_METHOD, of_text, resolve_config, with_token_ids
 from .families import FAMILIES, Resolved, left_out
 from .families.decoding import DECODING_KEYS
-from .formats import other_quantization
+from .formats import QUANTIZATION, other_quantization
 from .generation import OF_DECODERS, generation_defaults, not_applied
 from .hub import locate
 from .model_tensors import ModelTensors
@@ -66,6 +66,7 @@ class Opened:
         """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
         resolved = Resolved(self.config, self.biases, self.numbers, self.own)
         tensors = ModelTensors(self.directory, self.checkpoint.tensors, resolved)
+        tensors.array = self.checkpoint.array
         tensors.check()
         return tensors
 
@@ -91,6 +92,15 @@ def _check_quantization(checkpoint: Checkpoint) -> None:
         raise ConfigError(msg)
 
 
+def _with_coded(checkpoint: Checkpoint) -> dict[str, Any]:
+    """config.json without what it says of matrices that others quantised, which are then in the checkpoint's table."""
+    if QUANTIZATION not in checkpoint.config:
+        return checkpoint.config
+    from .foreign.tensors import with_coded  # noqa: PLC0415 - few are quantised
+
+    return with_coded(checkpoint)
+
+
 def _without_head(config: Config, checkpoint: Checkpoint) -> Config:
     """A decoder that gives vectors alone, where its class or a modules.json says so: the file has no lm_head."""
     family, names = FAMILIES[config.family], checkpoint.config.get("architectures")
@@ -114,7 +124,7 @@ def open_model(path: str | Path, *, revision: str | None = None, adapter: str | 
     try:
         where = str(checkpoint.directory / CONFIG)
         _check_quantization(checkpoint)
-        raw = of_text(checkpoint.config, where)
+        raw = of_text(_with_coded(checkpoint), where)
         resolved = resolve_config(raw, where)
         raw, resolved, corrections = reconciled(raw, resolved, checkpoint.tensors, checkpoint.directory)
         config = with_token_ids(_without_head(resolved.config, checkpoint), where, checkpoint.generation)

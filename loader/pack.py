@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from ..runtime.spec import (
     Weights,
 )
 from .ahead import read_ahead
-from .quantize import pack_matrix, pack_rows, pack_sparse_matrix
+from .quantize import BLOCK_ROWS, pack_matrix, pack_rows, pack_sparse_matrix
 from .roles import ATTENTION, CROSS, EACH, EXPERTS, FEED_FORWARD, ROLES, expert_key
 from .source import PREQUANTIZED, Rows, narrowed, read, read_kept, read_masked, softplus, spans_by_file, stored
 from .underflow import TOKENS as ROWS_OF_TOKENS
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ..runtime.spec import Config, Stack
     from .checkpoint import Checkpoint
+    from .foreign.packed import Packed
     from .load_plan import LoadPlan
     from .quantize import PackRows
     from .source import Source
@@ -85,7 +86,7 @@ def pack(
         checkpoint.expect(spans_by_file(source for source in plan.touched if id(source) not in later))
     elif not checkpoint.fetched:  # tables are read row by row, but for the head, which comes last
         order = sorted(plan.touched, key=lambda source: source.role in TOKENS)
-        infos = (info for source in order for info in source.tensors)
+        infos = (info for source in order for tensor in source.tensors for info in tensor.pieces)
         read_ahead(((info.file, info.start, info.stop) for info in infos), lambda: checkpoint.closed)
     _check_twin(plan, checkpoint)
     _check_vectors(plan, checkpoint)
@@ -100,15 +101,16 @@ def pack(
             return _weight(source, tensor if as_it_is else read(source, tensor))
         assert block is not None  # noqa: S101 - a source with an offset makes resident_bytes positive
         out: NDArray[Any] = block[source.offset : source.offset + source.nbytes]
-        if source.quantizes:
+        if source.quantizes or source.repacked:
             out = out if source.sparse else out.reshape(quantized_shape(source.dtype, source.shape))
-            _quantize(out, source, checkpoint, how)
+            (_repack if source.repacked else _quantize)(out, source, checkpoint, how)
         elif source.sparse:
             _fill_sparse(out, tensor, source, partial(_let_go, source, checkpoint))
             checkpoint.release(source.tensor.name)
         else:
             out = out.view(DTYPES[source.dtype][1]).reshape(source.shape)
-            _fill(out, tensor, source, partial(_let_go, source, checkpoint), pool if source.changes else None)
+            many = bool(source.changes) or source.tensor.coded
+            _fill(out, tensor, source, partial(_let_go, source, checkpoint), pool if many else None)
             for info in source.tensors:
                 checkpoint.release(info.name)
         out.flags.writeable = False
@@ -143,8 +145,8 @@ def quantized(
 
 
 def _pool(plan: LoadPlan, threads: int) -> Executor | None:
-    """Threads that quantise, or put an adapter in, where anything is to be."""
-    if not any((source.quantizes or source.changes) and not source.lent for source in plan):
+    """Threads that quantise, widen, or put an adapter in, where anything is to be."""
+    if not any((source.quantizes or source.changes or source.tensor.coded) and not source.lent for source in plan):
         return None
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 4 ms that only who quantises should pay
 
@@ -210,8 +212,17 @@ def _quantize(
         raise CheckpointError(msg)
     if (faint := underflow.first()) is not None:
         raise CheckpointError(_too_faint(source, faint))
-    if source.transposed or source.folded:
+    if source.transposed or source.folded or info.coded:
         checkpoint.release(info.name)
+
+
+def _repack(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
+    """Write the kept part of a matrix that others quantised, as it is."""
+    from .foreign.forms import repack  # noqa: PLC0415 - few have any
+
+    packed, done = cast("Packed", checkpoint.array(source.tensor.name)), partial(_let_go, source, checkpoint)
+    repack(packed, source.dtype, source.row_indices, source.column_indices, out, pool=how["pool"], done=done)
+    checkpoint.release(source.tensor.name)
 
 
 def _check_vectors(plan: LoadPlan, checkpoint: Checkpoint) -> None:
@@ -277,6 +288,8 @@ def _fill(
         step = max(1, PIECE // (max(out[:1].nbytes, between) or 1))
     if source.changes:  # in float32, a few times over
         step = max(1, CHANGED // max(1, *source.tensor.shape))
+    elif source.tensor.coded:  # the same, and several rows lie in a word
+        step = max(BLOCK_ROWS, PIECE // max(1, *source.tensor.shape) // 8)
 
     def work(at: int) -> None:
         span = slice(at, at + step)

@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     #: (numbers [n, k] as stored, the file's dtype, "int8" and so on, packed bytes to write) -> whether all is finite
     PackRows = Callable[[NDArray[Any], str, str, NDArray[np.uint8]], bool]
 
-__all__ = ["BLOCK_ROWS", "OF_LAYERS", "of_layer", "pack_matrix", "pack_rows", "pack_sparse_matrix", "parse_quantize"]
+__all__ = [
+    "BLOCK_ROWS",
+    "OF_LAYERS",
+    "of_layer",
+    "pack_matrix",
+    "pack_rows",
+    "pack_sparse_matrix",
+    "parse_quantize",
+    "plain_roles",
+]
 
 #: Most rows that are quantised at a time: what is held besides the result stays small.
 BLOCK_ROWS = 256
@@ -52,6 +61,15 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
     And "3.down" -> the same or "none", from "3=int8" (every matrix of the layer), "0-2.down=int8", "encoder.0-2=int8".
     The narrower word wins: a layer's role, a layer, a role, all. Errors: `PlanError` for what is none of these.
     """
+    return {name: dtype for name, dtype in _chosen(wanted).items() if dtype != "none" or "." in name}
+
+
+def plain_roles(wanted: str | None) -> frozenset[str]:
+    """Roles that are said to stay floats ("none"). Errors: as above."""
+    return frozenset(name for name, dtype in _chosen(wanted).items() if dtype == "none" and "." not in name)
+
+
+def _chosen(wanted: str | None) -> dict[str, str]:
     chosen: dict[str, str] = {}
     if wanted is None:
         return chosen
@@ -67,7 +85,7 @@ def parse_quantize(wanted: str | None) -> dict[str, str]:
                     raise PlanError(msg)
                 here[name] = dtype
         chosen |= here
-    return {name: dtype for name, dtype in chosen.items() if dtype != "none" or "." in name}
+    return chosen
 
 
 def of_layer(quantize: Mapping[str, str], role: str, layer: str) -> str | None:
@@ -114,7 +132,7 @@ def pack_rows(
     """
     grid = grid_of(numbers, stored, dtype, out.shape[0], weight)
     if grid is not None:
-        lay(grid, grid.nearest(), dtype, out)
+        lay(grid.nearest(), grid.head, dtype, out)
     return grid is not None
 
 

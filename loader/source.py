@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal, localcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from .checkpoint import Checkpoint
     from .families.base import Folded
+    from .foreign.coded import Coded
+    from .foreign.packed import Packed
     from .header import TensorInfo
     from .merge import Change
     from .prune.sparsity import Pattern
@@ -75,6 +77,7 @@ class Source:
     `zeros`: the pattern of a matrix in which not all may stay, and `kept`, how many do; None: not counted.
     `changes`: what an adapter does to the numbers, while they are read and before anything else is done to them.
     `lent`: another load of the checkpoint has the weight in its memory (`lending.py`).
+    `repacked`: the whole numbers of who quantised it go into a format of ours as they are (`foreign/forms.py`).
     """
 
     name: str
@@ -100,6 +103,7 @@ class Source:
     several: tuple[TensorInfo, ...] = ()
     changes: tuple[Change, ...] = ()
     lent: bool = False
+    repacked: bool = False
 
     @property
     def role(self) -> str:
@@ -127,7 +131,7 @@ class Source:
     @property
     def quantizes(self) -> bool:
         """Whether loading turns floats into integers here."""
-        return self.dense in QUANTIZED and self.tensor.dtype != PREQUANTIZED
+        return self.dense in QUANTIZED and self.tensor.dtype != PREQUANTIZED and not self.repacked
 
     @property
     def prequantized(self) -> bool:
@@ -159,11 +163,14 @@ class Source:
         """What loading does, in words."""
         if self.offset is None:
             return "lent" if self.lent else "mapped"
-        made = self.tensor.dtype
+        made, coded = self.tensor.stored_as, self.tensor.coded
         steps = ["gathered"] if self.gathered else []
-        steps += ["transposed"] if self.transposed else []
+        steps += ["transposed"] if self.transposed and not coded else []
+        steps += [f"widened from {made}"] if coded and not (self.repacked or self.quantizes) else []
         steps += [str(change) for change in self.changes]
-        if self.quantizes:
+        if self.repacked:
+            steps.append(f"repacked from {made}" + (", zero points rounded" if self.dtype == "int4a" else ""))
+        elif self.quantizes:
             steps.append(f"quantised from {made}")
         elif STORED.get(made, self.dense) != self.dense:
             steps.append("widened")
@@ -201,6 +208,8 @@ class Source:
             return ((info.start, info.stop),)
         if self.several:
             return tuple((each.start, each.stop) for each in self.tensors)
+        if info.coded:
+            return tuple(span for _, spans in self.coded_spans for span in spans)
         across = self.columns if self.transposed else self.rows  # along the first axis
         along = self.rows if self.transposed else self.columns
         row = STORED_BYTES[info.dtype] * (info.shape[1] if len(info.shape) > 1 else 1)
@@ -213,6 +222,11 @@ class Source:
     def read_bytes(self) -> int:
         """Bytes of the file that making it touches."""
         return sum(b - a for a, b in self.spans)
+
+    @property
+    def coded_spans(self) -> tuple[tuple[TensorInfo, Ranges], ...]:
+        """As `spans`, by tensor, of a matrix that others quantised."""
+        return tuple(cast("Coded", self.tensor).spans(self.rows, self.columns))
 
     @once
     def row_indices(self) -> NDArray[np.int64]:
@@ -239,6 +253,9 @@ def spans_by_file(sources: Iterable[Source]) -> dict[Path, list[tuple[int, int]]
         if source.several:
             for info in source.tensors:
                 by_file.setdefault(info.file, []).append((info.start, info.stop))
+        elif source.tensor.coded:
+            for info, spans in source.coded_spans:
+                by_file.setdefault(info.file, []).extend(spans)
         else:
             by_file.setdefault(source.tensor.file, []).extend(source.spans)
     return {file: _joined(spans) for file, spans in by_file.items()}
@@ -290,6 +307,9 @@ def read(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDA
 def _as_stored(source: Source, tensor: NDArray[Any], span: slice = slice(None)) -> NDArray[Any]:
     """As `read`, without an adapter."""
     rows, columns = source.row_indices[span], source.column_indices
+    if source.tensor.coded and not isinstance(tensor, np.ndarray):  # an adapter's in its place is one
+        coded: NDArray[Any] = cast("Packed", tensor).part(rows, columns)
+        return coded
     if source.stack:  # [experts, out, in]
         tensor = tensor.reshape(-1, tensor.shape[-1])
     if len(source.shape) == 1:

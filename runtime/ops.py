@@ -287,6 +287,7 @@ _ROWS = (
         lambda d: 4 * d["heads"] * d["d_head"] * d["context"],
         f"{VASWANI}, 3.2.1; grouped: Ainslie et al. 2023, arXiv:2305.13245",
         variants=tuple(KV_BYTES),
+        cpu_variants=(FAST,),
     ),
     Op(
         "attention_biased",

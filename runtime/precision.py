@@ -7,6 +7,8 @@
 | bf16  | BF16 alone: to BF16                | -                                                                |
 | fast  | BF16: as bf16, where that is fast  | as int8                                                          |
 
+"bf16" and "fast" also say how a CPU's attention takes its queries and weights, where its cache is of BF16.
+
 Without a word floats are taken as by "exact", integers as by "int8". A word that a matrix cannot take is an error, but
 for "exact" and "fast", which every matrix takes.
 """
@@ -21,7 +23,7 @@ from .ops import FAST, PLANES
 if TYPE_CHECKING:
     from .weight import Weight
 
-__all__ = ["WORDS", "Precision", "product_of", "word_of"]
+__all__ = ["WORDS", "Precision", "product_of", "takes_pairs", "word_of"]
 
 Precision = Literal["exact", "int8", "bf16", "fast"]
 WORDS: tuple[Precision, ...] = ("exact", "int8", "bf16", "fast")
@@ -43,6 +45,11 @@ def product_of(precision: Precision | None, w: Weight, *, expert: bool = False) 
         msg = f"precision={precision!r}: {w.name} is {kind}, and its products take {takes}; or leave precision out"
         raise InputError(msg)
     return variant, ROUNDS.get(variant, "")
+
+
+def takes_pairs(precision: Precision | None, kv_cache: str) -> bool:
+    """Whether a CPU's attention rounds queries and weights to BF16, which its cache holds, and adds by pairs."""
+    return kv_cache == "bf16" and precision in {"bf16", "fast"}
 
 
 def _variants(dtype: str, *, expert: bool) -> dict[Precision, str]:

@@ -17,6 +17,8 @@ from .quantized import GROUP
 from .relative import row_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from .bias import Bias
@@ -41,17 +43,20 @@ class Reference:
         *,
         kv_cache: str = "f32",
         precision: Precision | None = None,
+        by_pairs: bool = False,
         types: NDArray[np.int64] | None = None,
         crosses: dict[int, tuple[Array, Array]] | None = None,
         adapter: int = 0,
     ) -> None:
         """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head.
 
-        `precision`: as in `load`. `types`: of each token; None: all are 0. `crosses`: of each layer, what an encoder's
-        step wrote for it. `adapter`: the number of the text's; 0: none.
+        `precision`: as in `load`. `by_pairs`: attention's queries and weights are rounded to BF16. `types`: of each
+        token; None: all are 0. `crosses`: of each layer, what an encoder's step wrote for it. `adapter`: the number of
+        the text's; 0: none.
         """
         self.ids, self.start, self.caches, self.n_logits = np.asarray(ids), start, caches, n_logits
         self.kv_cache, self.precision, self.adapter = kv_cache, precision, adapter
+        self.by_pairs = by_pairs
         self.types = np.zeros(len(self.ids), np.int64) if types is None else types
         self.crosses = {} if crosses is None else crosses
         self.results: list[int] = []  # the greedy id of each row of logits
@@ -237,7 +242,10 @@ class Reference:
         causal: bool = True,
     ) -> Array:
         """Grouped; causal or not, with an optional sliding window (a query sees `window` keys, its own included)."""
-        return self.attention_biased(layer, q, heads, kv_heads, window=window, scale=scale, causal=causal)
+        if not self.by_pairs:
+            return self.attention_biased(layer, q, heads, kv_heads, window=window, scale=scale, causal=causal)
+        rounded = self.round_bf16
+        return self._attention(layer, q, (heads, kv_heads), window, scale, causal=causal, rounded=rounded)
 
     def attention_biased(  # noqa: PLR0913 - what becomes of a score takes this much
         self,
@@ -253,7 +261,24 @@ class Reference:
         bias: Bias | None = None,
     ) -> Array:
         """The scores are scaled, capped, and a bias added, in this order; a window reaches to both sides."""
-        t = len(q)
+        return self._attention(layer, q, (heads, kv_heads), window, scale, causal=causal, soft_cap=soft_cap, bias=bias)
+
+    def _attention(  # noqa: PLR0913 - as `attention_biased`
+        self,
+        layer: int,
+        q: Array,
+        n_heads: tuple[int, int],
+        window: int | None,
+        scale: float,
+        *,
+        causal: bool,
+        soft_cap: float | None = None,
+        bias: Bias | None = None,
+        rounded: Callable[[Array], Array] | None = None,
+    ) -> Array:
+        """`n_heads`: of queries, of keys. `rounded`: what queries, and weights before they are divided, go through."""
+        t, (heads, kv_heads) = len(q), n_heads
+        q = q if rounded is None else rounded(q)
         k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
         s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k) * scale
         s = s if soft_cap is None else soft_cap * np.tanh(s / soft_cap)
@@ -262,7 +287,8 @@ class Reference:
         reach = window or len(k) + t
         s[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
         e = np.exp(s - s.max(-1, keepdims=True))
-        y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
+        w = e if rounded is None else rounded(e)
+        y: Array = np.einsum("hts,shd->thd", w / e.sum(-1, keepdims=True), v)
         return y.reshape(t, -1)
 
     def head_products(self, x: Array, table: Array, heads: int, n: int) -> Array:

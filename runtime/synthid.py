@@ -34,7 +34,7 @@ __all__ = ["Played", "Tournament", "margins", "tournament_from"]
 _FACTOR, _U64 = 6364136223846793005, 2**64 - 1
 _LARGEST = 2**63
 #: What a call may ask for: each layer takes time for each id.
-MOST_KEYS, LONGEST, LARGEST_TABLE = 256, 1024, 2**24
+MOST_KEYS, LONGEST, LARGEST_TABLE = 256, 1024, 2**20
 
 
 @dataclass(frozen=True)

@@ -276,7 +276,16 @@ def encode(array: np.ndarray, dtype: str) -> bytes:
         bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
         rounded = bits + 0x7FFF + ((bits >> 16) & 1)  # to nearest, ties to even; these values are finite
         return (rounded >> 16).astype("<u2").tobytes()
-    numpy_type = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "U8": "u1", "F8_E4M3": "u1"}[dtype]
+    numpy_type = {
+        "F64": "<f8",
+        "F32": "<f4",
+        "F16": "<f2",
+        "I64": "<i8",
+        "I32": "<i4",
+        "I8": "i1",
+        "U8": "u1",
+        "F8_E4M3": "u1",
+    }[dtype]
     return array.astype(numpy_type).tobytes()
 
 

@@ -133,6 +133,11 @@ def test_where_threads_wait_long_the_next_steps_have_fewer(words: np.ndarray) ->
     assert judged(words, crew=1, spent=10 * MS, waited=0) == 1  # and not before its time
 
 
+def test_a_step_of_few_parts_takes_one_thread_from_those_after_it(words: np.ndarray) -> None:
+    """Two of eight met, and one had no core: that says nothing of the other six."""
+    assert judged(words, crew=2, spent=10 * MS, waited=LONG) == 7
+
+
 def test_where_nobody_waits_one_thread_more_is_tried(words: np.ndarray) -> None:
     words[C_MOST // 8] = 1
     for crew in range(1, 8):

@@ -211,9 +211,10 @@ def test_other_files_of_weights_are_named(tmp_path: Path, name: str, word: str) 
 
 @pytest.mark.parametrize(
     ("config", "word"),
-    [({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
+    [({"quantization_config": {"quant_method": "gptq", "bits": 3}}, "GPTQ"),
      ({"quantization_config": {"quant_method": "awq"}}, "AWQ"),
-     ({"quantization_config": {"quant_method": "fp8"}}, "FP8"),
+     ({"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}, "FP8"),
+     ({"quantization_config": {"quant_method": "fbgemm_fp8"}}, "FP8"),
      ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bitsandbytes"),
      ({"quantization_config": {"load_in_8bit": True}}, "bitsandbytes"),
      ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),

@@ -274,9 +274,9 @@ def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("said", "word"), [
-    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 2}}, "GPTQ"),
     ({"quantization_config": {"quant_method": "awq"}}, "AWQ"),
-    ({"quantization_config": {"quant_method": "fp8"}}, "FP8"),
+    ({"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}, "FP8"),
     ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
     ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes"),
     ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from miaotui.runtime.session import Session
 
 CONTEXT = 3 * PAGE
+PAIRS = "bf16 by pairs"
 #: Of a layer: heads, KV heads, d_head: a head for each, groups of less than a tile, of one, and of more.
 HEADS = [(3, 3, 10), (6, 2, 10), (4, 1, 64), (5, 1, 34), (16, 2, 16), (9, 1, 80)]
 
@@ -50,10 +51,14 @@ def decoded(session: Session, before: int, n: int) -> np.ndarray:
     return np.stack(rows)
 
 
+def cache(kind: str) -> dict[str, Any]:
+    return {"kv_cache": "bf16", "precision": "fast"} if kind == PAIRS else {"kv_cache": kind}
+
+
 @settings(max_examples=40)
 @given(
     heads=st.sampled_from(HEADS),
-    kv_cache=st.sampled_from(sorted(KV_BYTES)),
+    kv_cache=st.sampled_from([*sorted(KV_BYTES), PAIRS]),
     threads=st.integers(2, 7),
     before=st.one_of(st.integers(1, CONTEXT - 3), st.sampled_from([PAGE - 1, PAGE, 2 * PAGE - 2, 2 * PAGE - 1])),
 )
@@ -61,7 +66,7 @@ def test_bits_are_the_walks(
     models: dict[tuple[int, int, int], Path], heads: tuple[int, int, int], kv_cache: str, threads: int, before: int
 ) -> None:
     config, weights = open_weights(models[heads])
-    shape: dict[str, Any] = {"n_context": CONTEXT, "chunk": CONTEXT, "n_logits": 1, "kv_cache": kv_cache}
+    shape: dict[str, Any] = {"n_context": CONTEXT, "chunk": CONTEXT, "n_logits": 1, **cache(kv_cache)}
     one, several = (cpu_session(config, weights, threads=n, **shape) for n in (1, threads))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "LONG", 0)
@@ -72,12 +77,36 @@ def test_bits_are_the_walks(
     several.close()
 
 
+@pytest.mark.parametrize("heads", HEADS)
+def test_sums_by_pairs_are_the_same_in_any_chunk(models: dict[tuple[int, int, int], Path], heads: Any) -> None:
+    """A prompt at once, in pieces of odd lengths, token by token; by one thread and by three; within a window too."""
+    path, n = models[heads], 2 * PAGE + 37
+    config, weights = open_weights(path)
+    ids = [1 + i * i % 35 for i in range(n)]
+    shape: dict[str, Any] = {"n_context": CONTEXT, "chunk": CONTEXT, "n_logits": 1, **cache(PAIRS)}
+    rows = []
+    for threads, sizes in ((1, [n]), (3, [1, 30, 97, 1, n]), (2, [1] * n)):
+        session = cpu_session(config, weights, threads=threads, **shape)
+        assert {i.kernel for i in session.program.code} >= {"attention_bf16_dot", "kv_write_bf16"}
+        poison(session)
+        at = 0
+        for size in sizes:
+            part = ids[at : at + size]
+            session.step(part, at)
+            at += len(part)
+        assert at == n
+        rows.append(session.logits[-1].tobytes())
+        session.close()
+    assert len({*rows}) == 1
+
+
 @pytest.mark.parametrize("window", [1, 5, PAGE, PAGE + 1])
-def test_windows(tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["f32", PAIRS])
+def test_windows(tmp_path: Path, kind: str, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "LONG", 0)
     changes: dict[str, Any] = {"model_type": "mistral", "sliding_window": window, "attention_bias": None}
     config, weights = open_weights(llama(tmp_path, max_position_embeddings=CONTEXT, **changes))
-    shape: dict[str, Any] = {"n_context": CONTEXT, "chunk": CONTEXT, "n_logits": 1}
+    shape: dict[str, Any] = {"n_context": CONTEXT, "chunk": CONTEXT, "n_logits": 1, **cache(kind)}
     one, several = (cpu_session(config, weights, threads=n, **shape) for n in (1, 3))
     assert np.array_equal(decoded(several, PAGE + 7, 3), decoded(one, PAGE + 7, 3))
     one.close()

@@ -3,7 +3,8 @@
 Made from the plan alone, before or after loading. Bytes are counted as the plan touches them; the operating system
 reads whole pages, so at most one page more at either end of a span. Hashes read the data, so they are made only where
 they are asked for: SHA-256 of a weight's kept rows and columns as the file has them, row by row in the weight's own
-order, before zeros are put in. Two loads with equal hashes and equal actions have equal weights.
+order, before zeros are put in; of a matrix that others quantised, of the floats that it means. Two loads with equal
+hashes and equal actions have equal weights.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def _entry(source: Source) -> Entry:
     return Entry(
         weight=source.name,
         tensor=source.tensor.name,
-        stored=source.tensor.dtype,
+        stored=source.tensor.stored_as,
         shape=source.shape,
         dtype=source.dtype,
         tensor_bytes=source.tensor.nbytes,

@@ -63,7 +63,7 @@ LEVELS = (
 #: Of a kernel that several have, the first that the CPU can run is taken.
 TWINS = (
     Twin("bf16", "x86-64-v4", "+avx512bf16", frozenset({"avx512bf16"}), frozenset({"avx512_bf16"}),
-         ("linear_bf16_dot",)),
+         ("linear_bf16_dot", "attention_bf16_dot", "attention_values_bf16_dot")),
     Twin("vbmi2", "x86-64-v4", "+avx512vnni,+avx512vbmi,+avx512vbmi2", frozenset({"avx512vnni", "avx512vbmi2"}),
          frozenset({"avx512_vnni", "avx512vbmi", "avx512_vbmi2"}),
          ("linear_int8_sparse", "linear_int8_sparse_planes", "linear_bf16_sparse", "linear_f16_sparse")),

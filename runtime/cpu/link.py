@@ -15,7 +15,7 @@ from ...errors import BackendError
 from ..drawing import DRAW
 from ..kvcache import KV_BYTES
 from ..locks import Lock
-from ..ops import OPS
+from ..ops import FAST, OPS
 from ..quantized import QUANTIZED
 from . import shipped
 from .cache import cache_directory
@@ -33,6 +33,7 @@ __all__ = ["FOLLOWED", "KERNELS", "addresses", "alone", "cache_directory", "exec
 
 #: A kernel's name -> those that follow it, with the same operands, where a step is split.
 FOLLOWED = {f"attention_{dtype}": (f"attention_values_{dtype}", "attention_folds") for dtype in KV_BYTES}
+FOLLOWED[f"attention_{FAST}"] = f"attention_values_{FAST}", f"attention_folds_{FAST}"
 #: Every kernel there is: the op table's and those that follow them, the loader's, and the one that draws.
 KERNELS = tuple(dict.fromkeys((
     *(k for op in OPS.values() for k in op.kernels_of("cpu")), *(k for more in FOLLOWED.values() for k in more),

@@ -114,7 +114,7 @@ def judge(ctl: Any, crew: Any, began: Any) -> None:
             return
         if each * crew * LOST[1] > spent * LOST[0]:
             patience = peek(ctl + C_PATIENCE)
-            poke(ctl + C_MOST, crew - 1)
+            poke(ctl + C_MOST, most - 1)  # a step of few parts has fewer threads, and says little of the others' cores
             poke(ctl + C_AGAIN, now + patience)
             poke(ctl + C_PATIENCE, min(2 * patience, MOST_PATIENCE))
         elif spent < WINDOW:

@@ -164,7 +164,8 @@ class Attending(Recording):
         y = self._tensor("a", "T", q.width)
         floats = scratch_floats(context, d) + (QUERIES * context if op == "attention_relative" else 0)
         scratch = self._tensor("s", "", floats * self.threads, "scratch")
-        self._emit(op, self.kv_cache, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
+        variant = self.attention_variant if op == "attention" else self.kv_cache
+        self._emit(op, variant, "T", y=y, scratch=scratch, q=q, k_cache=k_cache, v_cache=v_cache,
                    heads=heads, kv_heads=kv_heads, d_head=d, context=context, pages=pages, window=window or context,
                    **more)  # fmt: skip
         return y

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import PlanError
 from ..arena import Tensor
 from ..kvcache import padded_context, pages_of
-from ..ops import OPS
+from ..ops import FAST, OPS
 from ..program import Instruction
 
 if TYPE_CHECKING:
@@ -39,15 +39,18 @@ class Recording:
         threads: int,
         kv_cache: str = "f32",
         precision: Precision | None = None,
+        by_pairs: bool = False,
         n_pages: int | None = None,
         n_positions: int | None = None,
     ) -> None:
         """`n_context`: slots of one sequence; `chunk`: most tokens a step; `n_logits`: most rows of logits.
 
         `kv_cache`: its dtype; `n_pages`: those in its pools (default: one sequence's). `precision`: how inputs of
-        products are rounded. `n_positions`: of the longest text, where it is not `n_context`.
+        products are rounded. `by_pairs`: and of attention, over a cache of BF16. `n_positions`: of the longest text,
+        where it is not `n_context`.
         """
         self.n_context, self.kv_cache, self.precision = padded_context(n_context), kv_cache, precision
+        self.attention_variant = FAST if by_pairs else kv_cache  # the variant
         self.n_pages = pages_of(n_context) if n_pages is None else n_pages
         self.n_positions = n_context if n_positions is None else n_positions
         self.biases: dict[tuple[object, ...], BiasTable] = {}  # what instructions add to scores

@@ -12,6 +12,7 @@ from ..forward.decoder import decoder
 from ..forward.encoder import cross_caches, encoder, head
 from ..forward.supported import bounded, check_supported
 from ..kvcache import padded_context, pages_of
+from ..precision import takes_pairs
 from ..program import Early, Encoding, Program, place_waits
 from ..rope import rope_tables
 from ..sinusoids import with_sinusoids
@@ -62,12 +63,14 @@ def record(  # noqa: PLR0913 - keywords
 
     `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
     of the pools of an encoder's texts (default: one text's). `paged`: as the backend is: texts may then outgrow
-    it, and the arena ends with scratch for ids that are drawn. `early`: layers of a decoder's early exit; 0: none.
+    it, the arena ends with scratch for ids that are drawn, and attention is as `takes_pairs` says. `early`: layers of a
+    decoder's early exit; 0: none.
     """
     chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
     new = partial(Recorder, n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache,
-                  precision=precision, n_pages=n_pages, n_positions=n_context)  # fmt: skip
+                  precision=precision, by_pairs=paged and takes_pairs(precision, kv_cache), n_pages=n_pages,
+                  n_positions=n_context)  # fmt: skip
     ops = new()
     ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
     why_bounded = bounded(config, n_context) or ("" if paged else ONE_PIECE)

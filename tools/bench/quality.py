@@ -1,14 +1,14 @@
 """What rounding costs: perplexity, and divergence from the exact model, ours next to the peer's on the same weights.
 
     python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--rounded DIR ...]
-        [--precision WORD ...] [--peer-python PYTHON] [--out FILE]
+        [--precision WORD ...] [--kv-cache DTYPE] [--peer-python PYTHON] [--out FILE]
 
 Without a file: the demo model on stories that it has not seen. KL is the mean over all positions of
 KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats.
 Bits a weight are counted over all matrices, as each side stores them; the peer leaves those whose rows are no whole
 blocks of 32. With `--precision` each way to round is measured with each of these words (docs/precision.md), where its
-matrices take it; `--how none` rounds no weight. `--rounded`: the same model as
-`miaotui quantize` has written it.
+matrices take it; `--how none` rounds no weight. `--rounded`: the same model as `miaotui quantize` has written it.
+`--kv-cache` is that of the rounded ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from ...errors import InputError
 from ...loader.checkpoint import open_checkpoint
 from ...loader.header import DTYPES
 from ...model import load
+from ...runtime.kvcache import KV_BYTES
 from ...runtime.precision import WORDS
 from ..demo import path as demo_path
 from ..demo.corpus import held_out
@@ -73,9 +74,13 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _ours(
-    path: Path, how: str | None, texts: list[list[int]], precision: Precision | None = None
+    path: Path,
+    how: str | None,
+    texts: list[list[int]],
+    precision: Precision | None = None,
+    kv_cache: Literal["f32", "bf16", "int8"] = "f32",
 ) -> tuple[float, list[NDArray[np.float64]]]:
-    with load(path, quantize=how, precision=precision) as model:
+    with load(path, quantize=how, precision=precision, kv_cache=kv_cache) as model:
         matrices = [w for w in model.session.weights if len(w.shape) > 1]
         bits = 8 * sum(w.nbytes for w in matrices) / sum(math.prod(w.shape) for w in matrices)
         return bits, [log_softmax(model.logits(ids[:-1])) for ids in texts]
@@ -131,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--how", nargs="*", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
     parser.add_argument("--rounded", nargs="+", type=Path, default=[], help="the model, rounded before: checkpoints")
     parser.add_argument("--precision", nargs="+", choices=WORDS, help="words of it, each measured (default: none)")
+    parser.add_argument("--kv-cache", choices=tuple(KV_BYTES), default="f32", help="of ours (default: f32)")
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python and gguf: compare with its rounding")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser
@@ -143,7 +149,7 @@ def _ways(args: argparse.Namespace, texts: list[list[int]]) -> Iterator[Way]:
     for (path, weights, name), word in itertools.product(ways, args.precision or (None,)):
         told = f"{name}{f' {word}' if word else ''}"
         try:
-            yield "miaotui", told, *_ours(path, weights, texts, word)
+            yield "miaotui", told, *_ours(path, weights, texts, word, args.kv_cache)
         except InputError as e:
             print_out(f"left out: {told}: {e}")
 

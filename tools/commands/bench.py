@@ -267,7 +267,7 @@ def _model_facts(path: Path, typed: str) -> dict[str, Any]:
         check_predicts(opened.config, typed)
         return {
             "model": path.resolve().name,
-            "dtypes": sorted({t.dtype for t in opened.checkpoint.tensors.values()}),
+            "dtypes": sorted({t.stored_as for t in opened.checkpoint.tensors.values()}),
             "parameters": make_load_plan(opened).parameters,  # numbers, not bytes
             "file_bytes": opened.checkpoint.file_bytes,
         }

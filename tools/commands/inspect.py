@@ -132,13 +132,13 @@ def facts(
         account = hashed(account, plan, checkpoint) if receipt == "hash" else account
         bytes_of: Counter[str] = Counter()
         for tensor in checkpoint.tensors.values():
-            bytes_of[tensor.dtype] += tensor.stop - tensor.start
+            bytes_of[tensor.stored_as] += tensor.nbytes
         return (
             {
                 "name": opened.directory.resolve().name,
                 "config": config_facts(plan.config, normed=any("q_norm" in roles for roles in plan.layers)),
                 "parameters": plan.parameters,
-                "tensors": len(checkpoint.tensors),
+                "tensors": sum(len(tensor.pieces) for tensor in checkpoint.tensors.values()),
                 "file_bytes": checkpoint.file_bytes,
                 "bytes_by_dtype": dict(bytes_of.most_common()),
                 "plan": plan.lines(),

@@ -200,7 +200,7 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint, rounded: Mapping[str, Weigh
     made = {id(source): rounded[source.name] for source in plan if source.name in rounded}
     how: dict[str, Any] = {"threads": available_threads(), "rows": quantizer(plan), "made": made}
     weights = {weight.name: weight for weight in pack(plan, checkpoint, **how)}
-    split = {source.tensor.name for source in plan if source.quantizes and source.fused}
+    split = {source.tensor.name for source in plan if (source.quantizes or source.repacked) and source.fused}
     tensors: Tensors = {}
     for source in plan:
         tensors.update((info.name, (info.dtype, checkpoint.array(info.name))) for info in source.several)
@@ -209,7 +209,7 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint, rounded: Mapping[str, Weigh
         name, dtype, array = source.tensor.name, source.tensor.dtype, checkpoint.array(source.tensor.name)
         if name in split:
             array, name = read(source, array), source.alone
-        if source.quantizes:
+        if source.quantizes or source.repacked:
             packed = weights[source.name].array
             assert packed is not None  # noqa: S101 - pack gives every weight its array
             array, dtype = packed, "U8"

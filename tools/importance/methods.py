@@ -63,6 +63,8 @@ BASIS = ("slicegpt",)
 EXPERTS = ("routed",)
 METHODS = DEPTH + WIDTH + ZEROS + BASIS + EXPERTS
 WITHOUT_TEXT = ("magnitude", "first")
+#: `quantize` of every load: floats, also of what others quantised.
+FLOATS = "none"
 #: How much can be said of each method's cut, and all there is to say.
 TAKES = {
     **dict.fromkeys(DEPTH, ("keep",)),
@@ -206,7 +208,7 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
     return replace(result, plan=plan if base is None else base.then(plan))
 
 
-def load_for(path: Path, text: Text | None, prune: PrunePlan | None = None, *, quantize: str | None = None) -> Model:
+def load_for(path: Path, text: Text | None, prune: PrunePlan | None = None, *, quantize: str = FLOATS) -> Model:
     """The model that is to read a calibration text: its context is the text's window. Errors: loading's own."""
     with open_model(path) as opened:
         whole = opened.config.encoder is not None  # its texts are lines, whatever the window
@@ -349,7 +351,8 @@ def _greedy(  # noqa: PLR0913, PLR0917 - as `_find`
 
     def loss(kept: depth.Kept) -> float:
         plan = plan_of(kept)
-        with load(path, prune=plan if base is None else base.then(plan), max_context=context) as cut:
+        what = plan if base is None else base.then(plan)
+        with load(path, prune=what, quantize=FLOATS, max_context=context) as cut:
             tried[kept] = math.fsum(float(lost(cut, w)[a:].sum()) for w, a in zip(windows, asked, strict=True))
         bar(1)
         return tried[kept]

@@ -109,7 +109,7 @@ class _Gptq:
         """As `pack_rows`."""
         grid = grid_of(numbers, stored, dtype, out.shape[0], self.weight)
         if grid is not None:
-            lay(grid, self._rounded(grid), dtype, out)
+            lay(self._rounded(grid), grid.head, dtype, out)
         return grid is not None
 
     def _rounded(self, grid: Grid) -> F64:

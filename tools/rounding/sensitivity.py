@@ -77,7 +77,7 @@ def sensitivities(path: Path, text: Text, file: Path | None = None) -> list[Grou
     with progress(len(words), len(kept), "sensitivities", quiet=text.quiet) as bar:
         for word in words:
             if word not in kept:
-                kept[word] = np.array(_divergence(path, text, word, windows, exact))
+                kept[word] = np.array(_divergence(path, text, f"none,{word}", windows, exact))
                 bar(1)
                 if file is not None:
                     write_arrays(file, mark, **kept)

@@ -16,10 +16,10 @@ from ...load_options import LOAD_DEFAULTS
 from ...loader.load_plan import make_load_plan
 from ...loader.prune.options import parse_prune
 from ...loader.roles import ATTENTION, CROSS, EXPERTS, FEED_FORWARD, MATRICES, ROLES, role_of
-from ...loader.source import PREQUANTIZED
 from ...runtime.cores import available_threads
 from ...runtime.cpu.target import bf16_dot
 from ...runtime.kvcache import PAGE, pages_of
+from ...runtime.quantized import QUANTIZED
 from .space import Axis, Space
 
 if TYPE_CHECKING:
@@ -189,7 +189,8 @@ def _levels(
             out["batch"] = BATCHES
         if "draft" in LOAD_DEFAULTS and not config.seq2seq:
             out["draft"] = (None, "ngram")
-    out["precision"] = (None, *(["exact"] if PREQUANTIZED in stored else []))  # what tuning rounds takes one plane
+    held = any(source.dtype in QUANTIZED for source in make_load_plan(opened))  # what tuning rounds takes one plane
+    out["precision"] = (None, *(["exact"] if held else []))
     out["precision"] += ("fast",) if "BF16" in stored and bf16_dot() else ()
     return out | {group: ROUNDED for group in GROUPS if roles[group]}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from ...kvcache import KEYS
 from ..attention_folds import fold_lanes
-from ..attention_tiles import BOUND, OF_ONE, VECTORS, WIDTHS
-from ..lanes import div, ld, ldf, splat, st, store_tail
+from ..attention_tiles import BOUND, OF_ONE, VECTORS, WIDTHS, pair_words
+from ..lanes import div, ld, ldf, load, splat, st, store_tail
 from .attention_scores import VECTOR, D, Y
 from .base import arg, jit
 
@@ -45,3 +45,12 @@ def whole_blocks(bounds: Any, rows: Any, context: Any, edges: Any) -> None:
     st(edges + 8, b1)
     st(edges + 16, max(b1, b2))
     st(edges + 24, b3)
+
+
+@jit
+def pair_weights(line: Any, ldp: Any, begin: Any, stop: Any, first: Any, last: Any) -> None:
+    """Of groups `begin` to `stop`: weights of two blocks as words in the place of the first, an even one."""
+    for group in range(begin, stop):
+        for j in range(first // (2 * KEYS) * (2 * KEYS), last, 2 * KEYS):
+            at = line + group * ldp + 4 * j
+            pair_words(at, load(at), load(at + VECTOR))

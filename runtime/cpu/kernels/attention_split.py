@@ -20,16 +20,18 @@ from ...step import Q_TABLES, S_SPLIT, S_TOKENS
 from ..attention_tiles import (
     BLOCKS,
     BOUND,
-    BY_PAGE,
     SCORES,
     SCORES_OF_BLOCK,
     SCORES_OF_ONE,
     TILE,
-    call_by_page,
+    VALUES,
     call_scores,
+    call_values,
+    pair_words,
 )
 from ..lanes import ld, ld_i32, load, load_tail, maximum, peek, splat, st, store
-from .attention_parts import SUMS, finish, whole_blocks, widest
+from ..pairs import flush_mode, leave_flush_mode
+from .attention_parts import SUMS, finish, pair_weights, whole_blocks, widest
 from .attention_scores import (
     CONTEXT,
     GROUP,
@@ -56,17 +58,17 @@ OWN = TILE * (SUMS + BOUND) + 4 * VECTOR * TILE * BLOCKS
 
 
 @template
-def _tiles(p: Any) -> Any:
+def _tiles(p: Any, fast: Any) -> Any:
     """Heads of a group, queries of a tile, and a KV head's queries in whole tiles."""
     group = arg(p, HEADS) // arg(p, KV_HEADS)
-    wide = TILE if group > 1 else 1
+    wide = TILE if group > 1 or fast != 0 else 1
     return group, wide, (group + wide - 1) // wide * wide
 
 
 @template
-def _places(p: Any, base: Any, nt: Any) -> Any:
+def _places(p: Any, base: Any, nt: Any, fast: Any) -> Any:
     """Where scores, values, the largest scores, sums and threads' own begin, and where these end."""
-    _, wide, tiled = _tiles(p)
+    _, wide, tiled = _tiles(p, fast)
     queries, d_pad = arg(p, KV_HEADS) * tiled, (arg(p, D) + 15) // 16 * 16
     scores = base + arg(p, SCRATCH)
     values = scores + queries * 4 * arg(p, CONTEXT)
@@ -77,12 +79,12 @@ def _places(p: Any, base: Any, nt: Any) -> Any:
 
 
 @template
-def is_split(p: Any, step: Any, nt: Any) -> Any:
+def is_split(p: Any, step: Any, nt: Any, fast: Any) -> Any:
     """Whether the step asks for it, and there is room."""
     if ld(step + 8 * S_SPLIT) == 0:
         return False
     each = 4 * (arg(p, CONTEXT) + (arg(p, D) + 15) // 16 * 16 + KEYS * DIMS) + BOUND + SUMS
-    return _places(p, 0, nt)[5] - arg(p, SCRATCH) <= nt * QUERIES * each
+    return _places(p, 0, nt, fast)[5] - arg(p, SCRATCH) <= nt * QUERIES * each
 
 
 @template
@@ -98,10 +100,10 @@ def _begin(p: Any, step: Any, bounds: Any, wide: Any) -> Any:
 
 
 @jit
-def split_scores(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any) -> None:
+def split_scores(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any, fast: Any) -> None:
     """Scores of this thread's pages, those of all KV heads in a row, and the largest of each tile's."""
-    group, wide, tiled = _tiles(p)
-    scores, _, tops, _, own, _ = _places(p, base, nt)
+    group, wide, tiled = _tiles(p, fast)
+    scores, _, tops, _, own, _ = _places(p, base, nt, fast)
     d, kv_heads, context, scale = arg(p, D), arg(p, KV_HEADS), arg(p, CONTEXT), splat(farg(p, SCALE))
     d_pad, ldp = (d + 15) // 16 * 16, 4 * context
     row, ldq = d_pad * size, 4 * d_pad
@@ -123,9 +125,13 @@ def split_scores(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles
             x = base + arg(p, Q) + 4 * (g * group + min(m, group - 1)) * d
             y = queries + m // wide * wide * ldq + m % wide * VECTOR
             for k in range(0, d_pad, 16):
-                store(y + 4 * wide * k, load_tail(x + 4 * k, d - k))
+                if fast != 0:
+                    pair_words(y + 4 * wide * k, load_tail(x + 4 * k, d - k), load_tail(x + 4 * k + 32, d - k - 8))
+                else:
+                    store(y + 4 * wide * k, load_tail(x + 4 * k, d - k))
         cache, buf = base + arg(p, KC) + g * arg(p, PAGES) * page_bytes, scores + g * tiled * ldp
         begin = max(lowest, page * PAGE)
+        mode = flush_mode() if fast != 0 else 0
         j = begin
         while page < last_page:
             k_page, at_end = cache + ld_i32(table + 4 * page) * page_bytes, min(end, (page + 1) * PAGE)
@@ -142,6 +148,8 @@ def split_scores(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles
                     call_scores(f, queries + m * ldq, k, key_scales, d_pad, out, ldp, keys_end - k, jump, parts)
                 j += 16 * blocks
             page += 1
+        if fast != 0:
+            leave_flush_mode(mode)
         for m in range(0, tiled, wide):
             if wide > 1:
                 top(p, buf + m * ldp, ldp, scale, bounds, sums, begin, j)
@@ -151,15 +159,15 @@ def split_scores(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles
 
 
 @jit
-def split_values(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any) -> None:
+def split_values(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles: Any, fast: Any) -> None:
     """In a split step: weights, and sums of values, of this thread's groups of lanes.
 
     A KV head has as many of them as a tile has queries.
     """
-    if not is_split(p, step, nt):
+    if not is_split(p, step, nt, fast):
         return
-    _, wide, tiled = _tiles(p)
-    scores, values, tops, totals, own, _ = _places(p, base, nt)
+    _, wide, tiled = _tiles(p, fast)
+    scores, values, tops, totals, own, _ = _places(p, base, nt, fast)
     kv_heads, context, d_pad = arg(p, KV_HEADS), arg(p, CONTEXT), (arg(p, D) + 15) // 16 * 16
     row, ldp, lanes = d_pad * size, 4 * context, KEYS // wide
     page_bytes = PAGE * (row + (4 if size == 1 else 0))
@@ -183,27 +191,32 @@ def split_values(p: Any, base: Any, step: Any, t: Any, nt: Any, size: Any, tiles
                 weigh(buf + m * ldp, ldp, bounds, sums, first, last, out)
             else:
                 weigh_of_one(buf + m * ldp, ldp, bounds, sums, first, last, out)
+            if fast != 0:
+                pair_weights(buf + m * ldp, ldp, first, last, lowest, end)
         whole_blocks(bounds, wide, context, edges)
         pool, first_page = base + arg(p, VC) + g * arg(p, PAGES) * page_bytes, lowest // PAGE
+        mode = flush_mode() if fast != 0 else 0
         j = 0
         while j < d_pad:
             many, functions = widest(tiles, wide, d_pad - j)
-            by_page, out = peek(functions + BY_PAGE), values + VECTOR * tiled * (g * d_pad + j)
+            function, out = peek(functions + VALUES), values + VECTOR * tiled * (g * d_pad + j)
             for page in range(first_page, (end - 1) // PAGE + 1):
                 for m in range(0, tiled, wide):
-                    call_by_page(by_page, buf + m * ldp, ldp, pool, table, page_bytes, row, j * size, bounds, edges,
-                                 page, out + m * many * VECTOR, many * VECTOR * tiled, int(page == first_page),
-                                 first * lanes, last * lanes)  # fmt: skip
+                    call_values(function, buf + m * ldp, ldp, pool, table, page_bytes, row, j * size, bounds, edges,
+                                page, page + 1, out + m * many * VECTOR, many * VECTOR * tiled,
+                                int(page == first_page), first * lanes, last * lanes)  # fmt: skip
             j += 16 * many
+        if fast != 0:
+            leave_flush_mode(mode)
 
 
 @jit
-def split_folds(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
+def split_folds(p: Any, base: Any, step: Any, t: Any, nt: Any, fast: Any) -> None:
     """In a split step: fold the lanes of this thread's heads, by the sum of their weights."""
-    if not is_split(p, step, nt):
+    if not is_split(p, step, nt, fast):
         return
-    group, wide, tiled = _tiles(p)
-    _, values, _, totals, own, _ = _places(p, base, nt)
+    group, wide, tiled = _tiles(p, fast)
+    _, values, _, totals, own, _ = _places(p, base, nt, fast)
     heads, d_pad = arg(p, HEADS), (arg(p, D) + 15) // 16 * 16
     sums = own + t * (OWN + 4 * tiled * d_pad)
     for h in range(heads * t // nt, heads * (t + 1) // nt):

@@ -29,19 +29,19 @@ _product = product_tile(TALL, WIDE, "f32", packed=False)
 @kernel
 def attention_biased_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """softmax(cap(q k^T * scale) + bias) v over the keys nearer than the window, from first to last."""
-    _biased(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
+    _biased(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0), plain(0))
 
 
 @kernel
 def attention_biased_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_biased_f32, the cache widened in registers."""
-    _biased(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
+    _biased(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0), plain(0))
 
 
 @kernel
 def attention_biased_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_biased_f32; a key's scale multiplies its score, a value's its weight."""
-    _biased(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))
+    _biased(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0), plain(0))
 
 
 @kernel
@@ -60,34 +60,34 @@ def head_products(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
 @kernel
 def attention_relative_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """softmax((q k^T + c2p + p2c) * scale) v over the keys of a text that came whole."""
-    _relative(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0))
+    _relative(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(0), plain(0))
 
 
 @kernel
 def attention_relative_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_relative_f32, the cache widened in registers."""
-    _relative(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0))
+    _relative(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(0), plain(0))
 
 
 @kernel
 def attention_relative_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_relative_f32; a key's scale multiplies its score, a value's its weight."""
-    _relative(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0))
+    _relative(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(0), plain(0))
 
 
 @kernel
 def cross_attention_f32(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_f32, over every key of the encoder's text."""
-    attend(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(1))
+    attend(p, base, step, t, nt, plain(F32_BYTES), tiles_f32(), plain(1), plain(0))
 
 
 @kernel
 def cross_attention_bf16(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_bf16, over every key of the encoder's text."""
-    attend(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(1))
+    attend(p, base, step, t, nt, plain(BF16_BYTES), tiles_bf16(), plain(1), plain(0))
 
 
 @kernel
 def cross_attention_int8(p: Any, base: Any, step: Any, t: Any, nt: Any) -> None:
     """As attention_int8, over every key of the encoder's text."""
-    attend(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(1))
+    attend(p, base, step, t, nt, plain(INT8_BYTES), tiles_int8(), plain(1), plain(0))
