@@ -7,9 +7,10 @@ scales and zero points in others, one for each block of outputs and inputs. To t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass as slotted
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from ...dataclass import dataclass
 from ..header import DTYPES, TensorInfo
 from ..ranges import as_ranges
 
@@ -41,7 +42,7 @@ class Layout:
     floats: bool = False
 
 
-@dataclass(frozen=True)
+@slotted(frozen=True, slots=True)  # as its parent
 class Coded(TensorInfo):
     """`dtype`: of the numbers once they are widened; `start` and `stop`: from 0 to the bytes of all its tensors.
 
