@@ -18,7 +18,7 @@ import pytest
 from checkpoints import ENCODERS as FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from miaotui.errors import BackendError, InputError, MiaotuiError
+from miaotui.errors import BackendError, InputError, MiaotuiError, PlanError
 from miaotui.runtime.encoding import Whole, encoded, scored
 from miaotui.tools import demo
 from miaotui.tools.prune import prune
@@ -732,6 +732,16 @@ def test_quantised_and_pruned(small: Path, quantize: str) -> None:
     with miaotui.load(small, prune="keep-layers=0; ffn=0.5") as model:
         assert model.config.n_layers == 1
         assert np.isfinite(model.hidden(ids)).all()
+
+
+def test_layers_that_share_their_weights_are_quantised_by_the_first(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 53, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3}
+    sizes |= {"intermediate_size": 37, "max_position_embeddings": 42, "embedding_size": 12}
+    made(transformers.AlbertConfig(**sizes), tmp_path)
+    with miaotui.load(tmp_path, quantize="0.down=int8") as model:
+        assert {w.name: w.dtype for w in model.session.weights if w.quantized} == {"layers.0.down": "int8"}
+    with pytest.raises(PlanError, match="layer 2 has the weights of layer 0; name that one, or a role"):
+        miaotui.load(tmp_path, quantize="0=int4,2.down=int8")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
