@@ -195,7 +195,8 @@ class Request:
             )
         elif self.precision == "fast":
             how = "round their input" if self.rounding else "are computed exactly: this CPU has no dot product of pairs"
-            what = "products of BF16 matrices" + (" and attention" if self.kv_cache == "bf16" else "")
+            pairs = self.kv_cache == "bf16" and config.encoder is None
+            what = "products of BF16 matrices" + (" and attention" if pairs else "")
             notes.append(f"precision=fast: {what} {how}; the bits differ between kinds of CPU")
         return tuple(notes)
 

@@ -39,7 +39,7 @@ class LoadKwargs(TypedDict, total=False):
     prefill_chunk: int | SupportsIndex | None
     """Tokens of a prompt that one pass takes; None: 128, with a GPU 1024."""
     quantize: str | None
-    """Round every matrix while reading: "int8", "int4" or "int4a"; or by role: "int4,embed=int8"."""
+    """Round every matrix while reading: "int8", "int4" or "int4a"; or by role or layer: "int4,embed=int8,0=int8"."""
     prune: Prune | None
     """What to keep: a `PrunePlan`, a plan's file (docs/plans.md), or short forms: "keep-layers=0-2; ffn=0.75"."""
     kv_cache: Literal["f32", "bf16", "int8"]

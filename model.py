@@ -93,15 +93,14 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     and as many tokens of texts that its encoder has read); when it is full, an idle text loses its
     part, and is computed again when it goes on.
     `quantize`: "int8" (8.5 bits a weight), "int4" (4.5) or "int4a" (5: asymmetric) for every matrix, or by role
-    ("int4,embed=int8"); done while reading, a few rows at a time. Without it, a matrix that GPTQ, AWQ, FP8 tools or
-    compressed-tensors quantised takes the smallest of these that holds it exactly, else F32 or BF16, as all do with
-    "none" (docs/formats.md). `kv_cache`: "f32", "bf16" (half the memory) or "int8"
-    (a quarter). `precision`: how products round their input (docs/precision.md). None: float matrices not at all,
-    integer ones to 8 bits. "exact": integer ones to 16 bits. "int8", "bf16": to that, of integer and of BF16 matrices;
-    a matrix that cannot take the word is an `InputError`. "fast": the fastest here, whose bits are its own: BF16
-    matrices take BF16 where the CPU multiplies such pairs, nearly twice as fast for long prompts. On a GPU these go to
-    the tensor cores: attention rounds to BF16 too, the input of F16 matrices to F16, and F32 matrices with their input
-    to TF32.
+    ("int4,embed=int8") or layer ("int4,0-2.down=int8"); done while reading, a few rows at a time. Without it, a matrix
+    that GPTQ, AWQ, FP8 tools or compressed-tensors quantised takes the smallest of these that holds it exactly, else
+    F32 or BF16, as all do with "none" (docs/formats.md). `kv_cache`: "f32", "bf16" (half the memory) or "int8" (a
+    quarter). `precision`: how products round their input (docs/precision.md). None: float matrices not at all, integer
+    ones to 8 bits. "exact": integer ones to 16 bits. "int8", "bf16": to that, of integer and of BF16 matrices; a matrix
+    that cannot take the word is an `InputError`. "fast": the fastest here, whose bits are its own: BF16 matrices take
+    BF16 where the CPU multiplies such pairs, nearly twice as fast for long prompts. On a GPU these go to the tensor
+    cores: attention rounds to BF16 too, the input of F16 matrices to F16, and F32 matrices with their input to TF32.
     `prune`: what to keep, as a `PrunePlan`, a plan's file (docs/plans.md), or short forms such as
     "keep-layers=0-2; ffn=0.75". What is cut away is never read, and `Model.receipt` says what was read. A share of the
     neurons, or of the width, reads the matrices that rank them, and "sparsity=stored" those whose zeros it counts,

@@ -189,19 +189,41 @@ def held_as(dtype: str, shape: tuple[int, ...], kept: int) -> str:
 def make_load_plan(opened: Opened, quantize: str | None = None, cut: Cut | None = None) -> LoadPlan:
     """Check every tensor's name, shape and dtype against the config and say how each weight is made.
 
-    `quantize`: "int8", "int4", or by role as in `parse_quantize`; what the file holds quantised stays as it is. `cut`:
-    what to keep of the model (None: everything); what it leaves is quantised. Of an encoder alone the plan is its own.
+    `quantize`: "int8", "int4", or by role and layer as in `parse_quantize`; what the file holds quantised stays as it
+    is. `cut`: what to keep of the model (None: everything); what it leaves is quantised. Of an encoder alone the plan
+    is its own.
 
     Raises `CheckpointError` for a tensor that is missing, unknown, of another shape or of a dtype we do not read, and
     `PlanError` for a `quantize` that is not understood.
     """
     file, cut = opened.model_tensors, cut or compile_plan(None, opened.config)
-    choice = Choice(opened.checkpoint, parse_quantize(quantize), plain_roles(quantize), cut=cut.cuts)
+    choice = Choice(opened.checkpoint, _of_the_model(quantize, opened), plain_roles(quantize), cut=cut.cuts)
     planner = _Planner(file, cut, choice, adapter=opened.adapter)
     model = {role: planner.source(role, role, part) for role, part in file.parts.items() if file.has(role)}
     plan = _with_layers(planner, model)
     plan = plan if file.encoder is None else replace(plan, encoder=_planned_encoder(planner, file.encoder, plan))
     return plan if cut.only is None else _encoder_alone(plan)
+
+
+def _of_the_model(quantize: str | None, opened: Opened) -> dict[str, str]:
+    """As `parse_quantize`. Errors: `PlanError`, for layers that the file's model has not, too."""
+    read = parse_quantize(quantize)
+    config = opened.config
+    there = {"": config.n_layers} | ({ENCODER: config.encoding.n_layers} if config.seq2seq else {})
+    for name in (name for name in read if "." in name):
+        before, layer = name.rpartition(".")[0].rpartition(".")[::2]
+        before = f"{before}." if before else ""
+        n = there.get(before, 0)
+        if int(layer) >= n:
+            which, has = f"{before}{layer}", f"the model has {n}" + (f" (0 to {n - 1})" if n else "")
+            msg = f"quantize={quantize!r}: there is no layer {which}; {has}"
+            raise PlanError(msg)
+        numbers = opened.model_tensors.numbers
+        if not before and numbers is not None and numbers.index(numbers[int(layer)]) != int(layer):
+            first = numbers.index(numbers[int(layer)])
+            msg = f"quantize={quantize!r}: layer {layer} has the weights of layer {first}; name that one, or a role"
+            raise PlanError(msg)
+    return read
 
 
 def _encoder_alone(plan: LoadPlan) -> LoadPlan:
@@ -304,13 +326,15 @@ class _Planner:
         changes = self._changes(Target(self.before, layer, role), info)
         if dtype_there is not None:
             self._check_unchanged(info, dtype_there, changes)
-            self._check_prequantized(info, dtype_there, role, cut=shape != whole or zeros is not None)
+            self._check_prequantized(
+                info, dtype_there, self._asked(role, layer), cut=shape != whole or zeros is not None
+            )
             return Source(name, pattern, info, shape, dtype_there, rows, expert=expert)
-        dtype = "f32" if len(shape) == 1 else self.choice.quantize.get(role_of(role), STORED[info.dtype])
+        dtype = "f32" if len(shape) == 1 else self._asked(role, layer) or STORED[info.dtype]
         repacked = False
         if info.coded and not (zeros or changes or (expert is not None and self.adapter is not None)):
             read = Wanted(cast("Coded", info), rows, columns)
-            dtype, repacked = self.choice.of_coded(role_of(role), read, lambda: self._form(role, layer, read))
+            dtype, repacked = self.choice.of_coded(self._word(role, layer), read, lambda: self._form(role, layer, read))
         stays = zeros.kept(shape) if zeros is not None else None
         dtype = dtype if stays is None or expert is not None else held_as(dtype, shape, stays)
         fused = bool(piece.pieces) or piece.in_stack
@@ -390,10 +414,19 @@ class _Planner:
             )
             raise PlanError(msg)
 
-    def _check_prequantized(self, info: TensorInfo, dtype: str, role: str, *, cut: bool) -> None:
+    def _asked(self, role: str, layer: int) -> str | None:
+        """What a matrix is to be quantised to; None: it stays."""
+        word = self._word(role, layer)
+        return None if word == "none" else word
+
+    def _word(self, role: str, layer: int) -> str | None:
+        """What `quantize` says of it, "none" too; None: nothing."""
+        return self.choice.word(role_of(role), f"{self.before}{layer}" if role in self.file.layer else "")
+
+    @staticmethod
+    def _check_prequantized(info: TensorInfo, dtype: str, wanted: str | None, *, cut: bool) -> None:
         """What is quantised already is used whole and as it is."""
-        wanted = self.choice.quantize.get(role_of(role), dtype)
-        if wanted != dtype:
+        if wanted not in (None, dtype):
             msg = (
                 f"{info.file}: tensor {info.name} is {dtype} already, not {wanted} as asked; "
                 "leave quantize out, or begin from the original checkpoint"

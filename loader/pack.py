@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from .source import Source
     from .underflow import Faint
 
-__all__ = ["pack", "planned"]
+    #: Of a matrix's columns what they are multiplied by, and of its rows what they are divided by; float32, None: 1.
+    Factors = tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]
+
+__all__ = ["pack", "planned", "quantized"]
 
 #: Bytes, or numbers compared, at a time where a copy is needed on the way.
 PIECE = 2**22
@@ -123,6 +126,24 @@ def pack(
         raise BackendError(msg) from e
 
 
+def quantized(
+    source: Source,
+    checkpoint: Checkpoint,
+    rows: PackRows,
+    pool: Executor | None = None,
+    factors: Factors | None = None,
+) -> Weight:
+    """One matrix of a plan, rounded by `rows`, in memory of its own; the same blocks of rows whatever the pool.
+
+    `factors`: what its columns are multiplied by, and its rows divided, before that. Errors: `CheckpointError`, as in
+    `pack`.
+    """
+    out = np.empty(quantized_shape(source.dtype, source.shape), np.uint8)
+    _quantize(out, source, checkpoint, {"pool": pool, "threads": 1, "pack": rows}, factors)
+    out.flags.writeable = False
+    return _weight(source, out)
+
+
 def _pool(plan: LoadPlan, threads: int) -> Executor | None:
     """Threads that quantise, widen, or put an adapter in, where anything is to be."""
     if not any((source.quantizes or source.changes or source.tensor.coded) and not source.lent for source in plan):
@@ -149,7 +170,28 @@ def _part(source: Source, array: NDArray[Any] | None) -> Weight:
     return Weight(source.name, source.dtype, source.shape, part, mapped=True, lies=Spaced(whole, each, stride, base))
 
 
-def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, how: Mapping[str, Any]) -> None:
+class _Scaled:
+    """Rows of a matrix in float32, multiplied and divided."""
+
+    def __init__(self, rows: Rows, dtype: str, factors: Factors) -> None:
+        self._rows, self._dtype, (self._columns, self._divisors) = rows, dtype, factors
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, span: slice) -> NDArray[np.float32]:
+        part = widened(self._rows[span], self._dtype)
+        part = part if self._columns is None else part * self._columns
+        return part if self._divisors is None else part / self._divisors[span, None]
+
+
+def _quantize(
+    out: NDArray[np.uint8],
+    source: Source,
+    checkpoint: Checkpoint,
+    how: Mapping[str, Any],
+    factors: Factors | None = None,
+) -> None:
     """Write the tensor's kept part, rounded to integers as `how` says; its pages are released as they are read."""
     info, tensor, done = source.tensor, checkpoint.array(source.tensor.name), partial(_let_go, source, checkpoint)
     how = {**how, "done": done, "underflow": (underflow := Underflow(source.dense, tokens=source.role in TOKENS))}
@@ -157,6 +199,8 @@ def _quantize(out: NDArray[np.uint8], source: Source, checkpoint: Checkpoint, ho
         together = source.zeros.rows if source.zeros is not None else 1
         kept = partial(read_kept, source, tensor)
         fine = pack_sparse_matrix(kept, source.shape, info.dtype, out, together=together, **how)
+    elif factors is not None:
+        fine = pack_matrix(_Scaled(Rows(source, tensor), info.dtype, factors), "F32", source.dtype, out, **how)
     else:
         fine = pack_matrix(Rows(source, tensor), info.dtype, source.dtype, out, **how)
     if not fine:

@@ -48,7 +48,7 @@ def product_of(precision: Precision | None, w: Weight, *, expert: bool = False) 
 
 
 def takes_pairs(precision: Precision | None, kv_cache: str) -> bool:
-    """Whether a CPU's attention rounds queries and weights to BF16, which its cache holds, and adds by pairs."""
+    """Whether a decoder on a CPU rounds attention's queries and weights to BF16, as its cache is, and adds by pairs."""
     return kv_cache == "bf16" and precision in {"bf16", "fast"}
 
 

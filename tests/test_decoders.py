@@ -17,14 +17,19 @@ from miaotui.errors import BackendError, ConfigError, PlanError
 from miaotui.limits import Request
 from miaotui.loader.config import parse_config
 from miaotui.loader.families import FAMILIES as REGISTRY
+from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.loader.roles import EACH
 from miaotui.prepare import prepare
 from miaotui.tools.commands.quantize import quantize
-from miaotui.tools.importance.calibrate import calibrate
+from miaotui.tools.importance.calibrate import Statistics, calibrate
 from miaotui.tools.importance.depth import block_influence
+from miaotui.tools.importance.layers import through_layers
+from miaotui.tools.importance.methods import Text
 from miaotui.tools.importance.slicegpt import can_turn
 from miaotui.tools.prune import prune
+from miaotui.tools.rounding.folds import folds_of
 from tolerance import U, bound
 
 if TYPE_CHECKING:
@@ -382,6 +387,61 @@ def test_what_is_quantised_and_written_is_what_is_quantised_while_loading(
     exact = theirs(model, IDS)
     off = np.abs(got - exact).mean(1)  # of experts the usual token's: one that goes to another expert is another text
     assert 0 < (np.median(off) if family in MOE else off.mean()) < 0.25 * np.abs(exact).mean()
+
+
+class Windows(Text):
+    """Ids in the place of a text."""
+
+    def windows(self, *_: Any) -> Any:
+        return [IDS, IDS[::-2]]
+
+
+def scaled_is_no_other(tmp_path: Path, text: Windows) -> None:
+    """What multiplies columns and divides what makes the input changes nothing but the rounding."""
+    with open_model(tmp_path / "whole") as opened:
+        folds, left = folds_of(make_load_plan(opened, "int8"))
+    quantize(tmp_path / "whole", tmp_path / "scaled", "int8", method="smooth", text=text)
+    rows, vectors = [], []
+    for path, how in (("whole", None), ("whole", "int8"), ("scaled", None)):
+        with miaotui.load(tmp_path / path, quantize=how) as model:
+            rows.append(model.logits(IDS).astype(np.float64))
+            vectors.append({w.name: w.f64() for w in model.session.weights if len(w.shape) == 1})
+    exact, plain, scaled = rows
+    assert np.median(np.abs(scaled - exact).mean(1)) < 4 * np.median(np.abs(plain - exact).mean(1))
+    changed = {name for name, x in vectors[0].items() if not np.array_equal(x, vectors[2][name])}
+    assert changed == {name for fold in folds for name in fold.vectors}
+    told = json.loads((tmp_path / "scaled" / "config.json").read_text())["quantization_config"]["not_scaled"]
+    assert sum(told.values()) == len(left)
+
+
+@each()
+def test_layer_by_layer_a_model_is_what_it_is_and_may_be_rounded(
+    family: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    """What each layer reads has the bits that it has in the whole model, and every matrix is rounded by it."""
+    made(small(family, **more), tmp_path / "whole", dtype=torch.bfloat16)
+    text, seen = Windows("", window=32), Statistics(np.zeros(0))
+    with miaotui.load(tmp_path / "whole", max_context=32, prefill_chunk=32) as model:
+        once = calibrate(model, text.windows(), hessian=True, experts=True)
+
+        def as_it_is(layer: Any, read: Statistics) -> tuple[Any, dict[str, Any]]:
+            seen.hessian.update(read.hessian)
+            return layer, {}
+
+        through_layers(model, text.windows(), as_it_is, "", hessian=True)
+        assert seen.hessian.keys() == once.hessian.keys()
+        assert all(np.array_equal(sums, once.hessian[name]) for name, sums in seen.hessian.items())
+    quantize(tmp_path / "whole", tmp_path / "out", "int4", method="gptq", text=text)
+    scaled_is_no_other(tmp_path, text)
+    quantize(tmp_path / "whole", tmp_path / "plain", "int4")
+    with miaotui.load(tmp_path / "out") as rounded, miaotui.load(tmp_path / "plain") as plain:
+        assert np.isfinite(rounded.logits(IDS)).all()
+        pairs = list(zip(rounded.session.weights, plain.session.weights, strict=True))
+        assert all((a.name, a.dtype, a.shape) == (b.name, b.dtype, b.shape) for a, b in pairs)
+        same = [a.name for a, b in pairs if a.quantized and np.array_equal(a.array, b.array)]
+    told = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["rounded_as_ever"]
+    assert len(same) == sum(told.values())
+    assert told.keys() <= {"embed", "embed_project", *EACH}
 
 
 @pytest.mark.parametrize(("family", "more"), WITH_VARIANTS, ids=NAMES)

@@ -18,7 +18,7 @@ import pytest
 from checkpoints import ENCODERS as FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from miaotui.errors import BackendError, InputError, MiaotuiError
+from miaotui.errors import BackendError, InputError, MiaotuiError, PlanError
 from miaotui.runtime.encoding import Whole, encoded, scored
 from miaotui.tools import demo
 from miaotui.tools.prune import prune
@@ -245,11 +245,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @SETTINGS
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 99), st.sampled_from([1, 64, 512]))
-def test_a_packed_text_has_the_bits_of_the_text_alone(small: Path, lengths: list[int], seed: int, chunk: int) -> None:
-    rng = np.random.default_rng(seed)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    seed=st.integers(0, 99),
+    chunk=st.sampled_from([1, 64, 512]),
+    pairs=st.booleans(),
+)
+def test_a_packed_text_has_the_bits_of_the_text_alone(
+    small: Path, *, lengths: list[int], seed: int, chunk: int, pairs: bool
+) -> None:
+    """`pairs`: with what lets a decoder's attention add by pairs."""
+    rng, how = np.random.default_rng(seed), {"kv_cache": "bf16", "precision": "fast"} if pairs else {}
     texts = [Whole(ids_of(rng, 53, n), rng.integers(0, 2, n).tolist()) for n in lengths]
-    with miaotui.load(small, threads=2, prefill_chunk=chunk) as many, miaotui.load(small, threads=1) as one:
+    with (
+        miaotui.load(small, threads=2, prefill_chunk=chunk, **how) as many,
+        miaotui.load(small, threads=1, **how) as one,
+    ):
         together = list(encoded(many.session, texts, np.copy))
         for text, rows in zip(texts, together, strict=True):
             alone = one.hidden(text.ids, token_types=text.types)
@@ -721,6 +732,16 @@ def test_quantised_and_pruned(small: Path, quantize: str) -> None:
     with miaotui.load(small, prune="keep-layers=0; ffn=0.5") as model:
         assert model.config.n_layers == 1
         assert np.isfinite(model.hidden(ids)).all()
+
+
+def test_layers_that_share_their_weights_are_quantised_by_the_first(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 53, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3}
+    sizes |= {"intermediate_size": 37, "max_position_embeddings": 42, "embedding_size": 12}
+    made(transformers.AlbertConfig(**sizes), tmp_path)
+    with miaotui.load(tmp_path, quantize="0.down=int8") as model:
+        assert {w.name: w.dtype for w in model.session.weights if w.quantized} == {"layers.0.down": "int8"}
+    with pytest.raises(PlanError, match="layer 2 has the weights of layer 0; name that one, or a role"):
+        miaotui.load(tmp_path, quantize="0=int4,2.down=int8")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

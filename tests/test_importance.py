@@ -23,6 +23,7 @@ from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import rope_tables
 from miaotui.tools import perplexity, prune_sweep
 from miaotui.tools.importance import depth, masks, structured
+from miaotui.tools.importance import layers as layers_module
 from miaotui.tools.importance import zeros as zeros_module
 from miaotui.tools.importance.calibrate import calibrate, first_asked, windows_of
 from miaotui.tools.importance.masks import Sparsity, parse_sparsity
@@ -375,7 +376,7 @@ def test_a_layer_sees_the_very_bits_of_the_written_model(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
 def test_layer_by_layer_goes_on_where_it_was_stopped(tmp_path, monkeypatch, method):
     text = replace(text_model(tmp_path / "in"), file=tmp_path / "s.npz")
-    calls, real = [], zeros_module._feed
+    calls, real = [], layers_module._feed
 
     def stopping(*args, **kwargs):
         calls.append(args[1])
@@ -385,7 +386,7 @@ def test_layer_by_layer_goes_on_where_it_was_stopped(tmp_path, monkeypatch, meth
 
     wish = Wish(method, sparsity=Sparsity(0.5))
     whole = find(tmp_path / "in", wish, replace(text, file=None))
-    monkeypatch.setattr(zeros_module, "_feed", stopping)
+    monkeypatch.setattr(layers_module, "_feed", stopping)
     with pytest.raises(KeyboardInterrupt):
         find(tmp_path / "in", wish, text)
     got = find(tmp_path / "in", wish, text)

@@ -126,6 +126,7 @@ COMMANDS = {
         (
             "miaotui quantize path/to/checkpoint smaller",
             "miaotui quantize path/to/checkpoint smaller --quantize int4,embed=int8",
+            "miaotui quantize path/to/checkpoint smaller --quantize int4 --method gptq --text calibration.txt",
         ),
         "the result is memory-mapped; every other command takes `--quantize` and rounds while reading",
     ),

@@ -25,7 +25,7 @@ class Wanted(NamedTuple):
 
 
 class Choice:
-    """What `quantize=` says of every role: rounded to `quantize`'s, or left as floats (`plain`)."""
+    """What `quantize=` says of every role: rounded to `quantize`'s, or left as floats (`plain`); of a layer's, too."""
 
     def __init__(
         self, checkpoint: Checkpoint, quantize: Mapping[str, str], plain: frozenset[str], *, cut: bool
@@ -34,15 +34,19 @@ class Choice:
         self.quantize, self.plain = quantize, plain
         self._checkpoint, self._cut = checkpoint, cut
 
-    def of_coded(self, role: str, wanted: Wanted, form: Callable[[], str | None]) -> tuple[str, bool]:
+    def word(self, role: str, layer: str) -> str | None:
+        """What is said of a role, or of a layer's ("3", "encoder.3"; "": the model's own); None: nothing."""
+        return self.quantize.get(f"{layer}.{role}") or ("none" if role in self.plain else self.quantize.get(role))
+
+    def of_coded(self, word: str | None, wanted: Wanted, form: Callable[[], str | None]) -> tuple[str, bool]:
         """The dtype of a matrix that others quantised, and whether their whole numbers stay in it.
 
-        `form`: as the method, of all that must have one dtype. Errors: `CheckpointError`.
+        `word`: what is said of it. `form`: as the method, of all that must have one dtype. Errors: `CheckpointError`.
         """
         from .forms import holds  # noqa: PLC0415 - few have any
 
         floats = {"F32": "f32", "BF16": "bf16"}[wanted.info.dtype]
-        asked = floats if role in self.plain else self.quantize.get(role) or form() or floats
+        asked = floats if word == "none" else word or form() or floats
         return asked, asked != floats and holds(self._packed(wanted), asked, wanted.rows, wanted.columns)
 
     def form(self, every: Sequence[Wanted]) -> str | None:

@@ -18,7 +18,8 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ...runtime.quantized import GROUP, PANEL
-from ..quantize import BLOCK_ROWS, lay
+from ..grid import lay
+from ..quantize import BLOCK_ROWS
 from ..ranges import as_indices
 
 if TYPE_CHECKING:

@@ -63,14 +63,15 @@ def record(  # noqa: PLR0913 - keywords
 
     `n_context`: positions of the longest text. An encoder's fits a pass: its `chunk` is no smaller. `n_encoded_pages`:
     of the pools of an encoder's texts (default: one text's). `paged`: as the backend is: texts may then outgrow
-    it, the arena ends with scratch for ids that are drawn, and attention is as `takes_pairs` says. `early`: layers of a
-    decoder's early exit; 0: none.
+    it, the arena ends with scratch for ids that are drawn, and a decoder's attention is as `takes_pairs` says. `early`:
+    layers of a decoder's early exit; 0: none.
     """
+    # texts of an encoder's pass begin at any block of sixteen, and pairs are of two
+    by_pairs = paged and config.encoder is None and takes_pairs(precision, kv_cache)
     chunk = max(1, n_context, chunk) if config.decoder is None else max(1, min(chunk, n_context))
     n_logits = max(1, min(n_logits, chunk))
     new = partial(Recorder, n_context=n_context, chunk=chunk, n_logits=n_logits, threads=threads, kv_cache=kv_cache,
-                  precision=precision, by_pairs=paged and takes_pairs(precision, kv_cache), n_pages=n_pages,
-                  n_positions=n_context)  # fmt: skip
+                  precision=precision, by_pairs=by_pairs, n_pages=n_pages, n_positions=n_context)  # fmt: skip
     ops = new()
     ops.encoded = (ops.n_context, pages_of(n_context) if n_encoded_pages is None else n_encoded_pages)
     why_bounded = bounded(config, n_context) or ("" if paged else ONE_PIECE)

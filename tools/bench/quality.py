@@ -1,13 +1,14 @@
 """What rounding costs: perplexity, and divergence from the exact model, ours next to the peer's on the same weights.
 
-    python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--precision WORD ...]
-        [--kv-cache DTYPE] [--peer-python PYTHON] [--out FILE]
+    python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--rounded DIR ...]
+        [--precision WORD ...] [--kv-cache DTYPE] [--peer-python PYTHON] [--out FILE]
 
 Without a file: the demo model on stories that it has not seen. KL is the mean over all positions of
 KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats.
 Bits a weight are counted over all matrices, as each side stores them; the peer leaves those whose rows are no whole
 blocks of 32. With `--precision` each way to round is measured with each of these words (docs/precision.md), where its
-matrices take it; `--how none` rounds no weight. `--kv-cache` is that of the rounded ones.
+matrices take it; `--how none` rounds no weight. `--rounded`: the same model as `miaotui quantize` has written it.
+`--kv-cache` is that of the rounded ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ...runtime.precision import Precision
+
+    #: Engine, how it rounds, bits a weight, log-probabilities of each text.
+    Way = tuple[str, str | None, float, list[NDArray[np.float64]]]
 
 __all__ = ["compare", "main"]
 
@@ -70,7 +74,11 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _ours(
-    path: Path, how: str | None, texts: list[list[int]], precision: Precision | None = None, kv_cache: str = "f32"
+    path: Path,
+    how: str | None,
+    texts: list[list[int]],
+    precision: Precision | None = None,
+    kv_cache: Literal["f32", "bf16", "int8"] = "f32",
 ) -> tuple[float, list[NDArray[np.float64]]]:
     with load(path, quantize=how, precision=precision, kv_cache=kv_cache) as model:
         matrices = [w for w in model.session.weights if len(w.shape) > 1]
@@ -125,7 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stories", type=int, default=40, help="how many of them (default: 40)")
     parser.add_argument("--window", type=int, default=256, help="tokens of the file at a time (default: 256)")
     parser.add_argument("--tokens", type=int, default=4096, help="most tokens of the file (default: 4096)")
-    parser.add_argument("--how", nargs="+", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
+    parser.add_argument("--how", nargs="*", default=WAYS, help=f"our ways to round (default: {' '.join(WAYS)})")
+    parser.add_argument("--rounded", nargs="+", type=Path, default=[], help="the model, rounded before: checkpoints")
     parser.add_argument("--precision", nargs="+", choices=WORDS, help="words of it, each measured (default: none)")
     parser.add_argument("--kv-cache", choices=tuple(KV_BYTES), default="f32", help="of ours (default: f32)")
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python and gguf: compare with its rounding")
@@ -133,15 +142,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ways(
-    args: argparse.Namespace, texts: list[list[int]]
-) -> Iterator[tuple[str, str, float, list[NDArray[np.float64]]]]:
+def _ways(args: argparse.Namespace, texts: list[list[int]]) -> Iterator[Way]:
     """Each of ours; a word that a matrix cannot take is left out, in words."""
-    for how, word in itertools.product(args.how, args.precision or (None,)):
-        weights = None if how == "none" else how
-        told = f"{weights or 'as stored'}{f' {word}' if word else ''}"
+    ways = [(args.model, None if how == "none" else how, "as stored" if how == "none" else how) for how in args.how]
+    ways += [(path, None, path.name) for path in args.rounded]
+    for (path, weights, name), word in itertools.product(ways, args.precision or (None,)):
+        told = f"{name}{f' {word}' if word else ''}"
         try:
-            yield "miaotui", told, *_ours(args.model, weights, texts, word, args.kv_cache)
+            yield "miaotui", told, *_ours(path, weights, texts, word, args.kv_cache)
         except InputError as e:
             print_out(f"left out: {told}: {e}")
 
@@ -158,15 +166,13 @@ def main(argv: list[str] | None = None) -> int:
         "model": args.model.name,
         "results": [],
     }
-    ways: list[tuple[str, str | None, float, list[NDArray[np.float64]]]] = [("miaotui", None, stored, exact)]
-    ways += list(_ways(args, texts))
-    if args.peer_python:
-        kinds = {kind: dtype for dtype, kind in KINDS.items() if dtype != "bf16"}  # f32: as stored, like bf16
-        ways += [
-            ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, dtype, texts))
-            for kind, dtype in kinds.items()
-        ]
-    for engine, how, bits, quality in ways:
+    kinds = {kind: dtype for dtype, kind in KINDS.items() if dtype != "bf16"}  # f32: as stored, like bf16
+    peers: Iterator[Way] = (
+        ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, dtype, texts))
+        for kind, dtype in (kinds if args.peer_python else {}).items()
+    )
+    ours: Way = ("miaotui", None, stored, exact)
+    for engine, how, bits, quality in itertools.chain([ours], _ways(args, texts), peers):  # one at a time is held
         result = {"engine": engine, "weights": how or "as stored", "bits_per_weight": round(bits, 2)}
         result |= compare(exact, quality, texts)
         record["results"].append(result)

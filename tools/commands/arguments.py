@@ -78,9 +78,9 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         metavar="HOW",
-        help="round the matrices while reading them: int8 (8.5 bits a weight), int4a (5), int4 (4.5), or by role, "
-        "for instance int4,embed=int8 or gate=int4,up=int4,down=int4a; none: what others have quantised (GPTQ, AWQ, "
-        "FP8) becomes floats",
+        help="round the matrices while reading them: int8 (8.5 bits a weight), int4a (5), int4 (4.5), or by role "
+        "or layer, for instance int4,embed=int8 or int4,0=int8,2-4.down=int4a; none: what others have quantised (GPTQ, "
+        "AWQ, FP8) becomes floats",
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 from ...sizes import format_bytes
 from .arguments import add_adapter, add_prune, given_model, given_path, new_place, prune_of, size
+from .reading import READING, add_reading, text_of
 from .unheard import refuse_given
 
 if TYPE_CHECKING:
@@ -55,26 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "With --method, the options --ffn, --sparsity and a share of --width are the method's.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above")
-    group.add_argument("--text", type=given_path, metavar="FILE", help="calibration text, UTF-8")
     group.add_argument("--keep", type=int, metavar="N", help="layers to keep")
     group.add_argument("--heads", type=float, metavar="SHARE", help="share of the key/value heads to keep")
     group.add_argument("--experts", type=float, metavar="SHARE", help="share of every layer's experts to keep")
     group.add_argument("--uniform", action="store_true", help="flap: the same share of every layer")
     group.add_argument("--no-compensation", action="store_true", help="flap: leave the biases as they are")
     group.add_argument("--one-pass", action="store_true", help="wanda, sparsegpt: statistics of the whole model, once")
-    group.add_argument("--window", type=int, default=256, metavar="N", help="tokens fed at a time (default: 256)")
-    group.add_argument("--tokens", type=int, default=16384, metavar="N", help="feed at most N tokens (default: 16384)")
-    group.add_argument("--lines", action="store_true", help="feed each line of the text by itself")
+    add_reading(group)
     after = group.add_argument(
         "--after", "--behind", dest="behind", metavar="TOKEN", help="judge only what follows this token in each line"
     )
     after.option_strings = ["--after"]  # the help does not name the former one, which is still understood
-    group.add_argument(
-        "--statistics",
-        type=given_path,
-        metavar="FILE.npz",
-        help="save statistics here, and go on from those that are there",
-    )
     sweep_arguments(parser)
 
 
@@ -121,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
         path = locate(args.path, revision=args.revision)
     else:
         method = _method(args)  # before anything is read
-        text = None if args.text is None else text_of(args)
+        text = None if args.text is None else text_of(args, behind=args.behind)
         path = locate(args.path, revision=args.revision)
         wish, rewrite = _found(path, method, text, prune_of(_without_shares(args)))
     from ..prune import prune  # noqa: PLC0415 - as above
@@ -137,8 +129,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-#: Options that say how a text is read, which parts of a method's cut there are, and what `--sweep` takes.
-READING = ("window", "tokens", "lines", "behind", "statistics")
+#: Options that say which parts of a method's cut there are, and what `--sweep` takes.
 AMOUNTS = ("keep", "heads", "uniform", "no_compensation", "one_pass")
 SWEEPING = ("folder", "judge", "methods", "max_memory", "min_speedup", "max_perplexity_ratio")
 MERGE_FIRST = "methods measure a checkpoint; write the merged one first, `miaotui prune IN MERGED --adapter PATH`"
@@ -152,9 +143,9 @@ def _refuse_unheard(args: argparse.Namespace) -> None:
     if args.method is not None:
         refuse_given(args, add_arguments, ["adapter"], MERGE_FIRST)
     if args.method is None:
-        refuse_given(args, add_arguments, ("text", *AMOUNTS, *READING), "only with --method")
+        refuse_given(args, add_arguments, ("text", *AMOUNTS, "behind", *READING), "only with --method")
     if args.text is None:
-        refuse_given(args, add_arguments, READING, "says how a text is read; give one, --text FILE")
+        refuse_given(args, add_arguments, ("behind", *READING), "says how a text is read; give one, --text FILE")
     if args.method != "greedy":
         why = f"--method {args.method} weighs every token; only greedy and --sweep judge what follows one"
         refuse_given(args, add_arguments, ["behind"], why)
@@ -179,7 +170,7 @@ def _sweep(args: argparse.Namespace) -> int:
     budget = {name: getattr(args, name) for name in ("max_memory", "min_speedup", "max_perplexity_ratio")}
     check_methods(args.methods or ())
     check_budget(**budget)
-    text = text_of(args)
+    text = text_of(args, behind=args.behind)
     if args.judge is None:
         text, judged = split_judged(text)
     else:
@@ -207,21 +198,6 @@ def _share(name: str, text: str | None) -> float | None:
     except ValueError:
         msg = f"--{name} {text}: expected a share such as 0.75"
         raise InputError(msg) from None
-
-
-def text_of(args: argparse.Namespace) -> Text:
-    """The calibration text that was asked for. Errors: `InputError`."""
-    from ...loader.files import read_text  # noqa: PLC0415 - help must not wait for these
-    from ..importance.methods import Text  # noqa: PLC0415 - as above
-
-    for name in ("window", "tokens"):
-        if getattr(args, name) < 1:
-            msg = f"--{name} {getattr(args, name)}: expected at least 1"
-            raise InputError(msg)
-    how = {"lines": args.lines, "behind": args.behind}
-    return Text(
-        read_text(args.text, InputError), args.text.name, args.window, args.tokens, args.statistics, quiet=False, **how
-    )
 
 
 def _without_shares(args: argparse.Namespace) -> argparse.Namespace:

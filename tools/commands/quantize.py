@@ -1,7 +1,8 @@
 """`miaotui quantize`: a checkpoint in, the same checkpoint with packed int8 or int4 matrices out.
 
 What it writes is a Hugging Face directory that loads mapped, with nothing left to round: config.json with
-`quantization_config` (`roles` says what each kind of matrix is), the tokenizer's files, and one safetensors file:
+`quantization_config` (`roles` says what each kind of matrix is; `method` and what follows it, how they were rounded
+where a text was looked at), the tokenizer's files, and one safetensors file:
 
 | in the original | written |
 |---|---|
@@ -20,22 +21,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...errors import InputError
 from ...runtime.quantized import QUANTIZED
 from ...sizes import format_bytes
 from ..export import copy_along, new_directory, write_json, write_safetensors
-from .arguments import add_adapter, given_model, given_path, new_place
+from .arguments import add_adapter, given_model, given_path, new_place, size
+from .reading import READING, add_reading, text_of
+from .unheard import refuse_given
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from ...loader.checkpoint import Checkpoint
     from ...loader.load_plan import LoadPlan
+    from ...loader.source import Source
+    from ...runtime.spec import Weight
+    from ..importance.methods import Text
+    from ..rounding.choice import Choice
 
     Tensors = dict[str, tuple[str, NDArray[np.generic]]]
 
 __all__ = ["add_arguments", "main", "quantize"]
+
+#: What `rounding/budget.py` chose, in the directory that is written.
+PLAN = "quantize_plan.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +58,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name")
     add_adapter(parser)
     parser.add_argument(
-        "--quantize", metavar="HOW", default="int8", help="int8 (default), int4a, int4, or by role: int4,embed=int8"
+        "--quantize",
+        metavar="HOW",
+        help="int8 (default), int4a, int4; by role: int4,embed=int8; by layer, or both: int4,0=int8,2-4.down=int4a",
     )
+    group = parser.add_argument_group(
+        "rounding by a text",
+        "What each matrix reads of a calibration text says which of its errors count. weighted: scales are chosen by "
+        "it. gptq: and columns are rounded in turn, while those to come take up the error. awq, smooth: columns with "
+        "large inputs are multiplied, and what makes the input is divided; alone, or before one of the others: "
+        "awq,gptq. Of an encoder each line is a text, of an encoder-decoder what its encoder reads, a tab, and the "
+        "answer. See docs/quantising.md.",
+    )
+    group.add_argument("--method", metavar="METHOD", help="one of those above, or two (default: no text is looked at)")
+    add_reading(group)
+    budget = parser.add_argument_group(
+        "forms under a budget",
+        "In the place of --quantize: each matrix of each layer is as stored, int8, int4a or int4, so that the model "
+        "changes least. What each costs is measured with the first 512 tokens of --text. The plan is printed, and "
+        f"written as OUT/{PLAN}.",
+    )
+    budget.add_argument("--bits", type=float, metavar="B", help="bits of a weight on average, scales included: 4.75")
+    budget.add_argument("--max-memory", type=size, metavar="SIZE", help="weights, arena and cache together")
+    budget.add_argument("--max-kl", type=float, metavar="X", help="sum of the divergences, in nats for each token")
+    budget.add_argument("--plan", type=given_path, metavar="FILE", help=f"as an earlier run's {PLAN} says")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,18 +89,80 @@ def main(args: argparse.Namespace) -> int:
     from ...loader.hub import locate  # noqa: PLC0415 - help must not wait for it
 
     new_place(args.out)  # before anything is rounded
+    how, text, choice = _how(args), _text(args), None
     path = locate(args.path, revision=args.revision)
-    before, after = quantize(path, args.out, args.quantize, adapter=args.adapter)
+    if how is None:
+        choice = _chosen(args, path, text)
+        print(*choice.lines(), sep="\n")
+    told = {"adapter": args.adapter, "method": args.method, "text": None if args.method is None else text}
+    before, after = quantize(path, args.out, choice or how or "int8", **told)
     print(f"{args.out}: {format_bytes(after)} of weights, from {format_bytes(before)}")
     return 0
 
 
-def quantize(path: str | Path, out: str | Path, how: str, *, adapter: str | Path | None = None) -> tuple[int, int]:
+#: Options that say how many bytes there may be, or how much may be lost.
+BUDGET = ("bits", "max_memory", "max_kl")
+
+
+def _text(args: argparse.Namespace) -> Text | None:
+    """The calibration text, where one is looked at. Errors: `InputError`, before anything is read."""
+    budget = [f"--{name.replace('_', '-')}" for name in BUDGET if getattr(args, name) is not None]
+    if args.method is None and not budget:
+        refuse_given(args, add_arguments, ("text", *READING), "only with --method, or a budget such as --bits")
+        return None
+    if args.method is not None:
+        from ..rounding.by_text import parse_method  # noqa: PLC0415 - help must not wait for it
+
+        parse_method(args.method)
+    if args.text is None:
+        what = budget[0] if args.method is None else f"--method {args.method}"
+        msg = f"{what} looks at what the model does: give a text, --text FILE"
+        raise InputError(msg)
+    return text_of(args)
+
+
+def _how(args: argparse.Namespace) -> str | None:
+    """What `--quantize` or `--plan` says; None with a budget. Errors: `InputError` for two of these."""
+    names = ("quantize", "plan", *BUDGET)
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+    if len(given) > 1:
+        msg = f"{' and '.join(given)}: each says what matrices become; give one of them"
+        raise InputError(msg)
+    if args.plan is not None:
+        from ..rounding.choice import read_choice  # noqa: PLC0415 - help must not wait for it
+
+        return read_choice(args.plan)
+    return args.quantize or (None if given else "int8")
+
+
+def _chosen(args: argparse.Namespace, path: Path, text: Text | None) -> Choice:
+    """Forms under the budget. Errors: `InputError`."""
+    from ..rounding.budget import choice_for  # noqa: PLC0415 - help must not wait for it
+
+    if args.adapter is not None:
+        why = "a budget measures a checkpoint; write the merged one first, `miaotui prune IN MERGED --adapter PATH`"
+        msg = f"--adapter {args.adapter}: {why}"
+        raise InputError(msg)
+    assert text is not None  # noqa: S101 - `_text` has seen that there is one
+    return choice_for(path, text, **{name: getattr(args, name) for name in BUDGET})
+
+
+def quantize(  # noqa: PLR0913 - keywords
+    path: str | Path,
+    out: str | Path,
+    how: str | Choice,
+    *,
+    adapter: str | Path | None = None,
+    method: str | None = None,
+    text: Text | None = None,
+) -> tuple[int, int]:
     """Write `path` quantised to the new directory `out`; bytes of weights before and after.
 
-    `adapter`: a PEFT adapter that is merged first; the merged model is written next to `out`, and removed again. It
-    appears whole or not at all. Errors: `InputError` where `out` is there, `PlanError` for a `how` that is not
-    understood, and loading's own.
+    `how`: as in `load`, or a choice under a budget (`rounding/budget.py`), which is written along. `adapter`: a PEFT
+    adapter that is merged first; the merged model is written next to `out`, and removed again. It appears whole or not
+    at all. `method`: of `rounding/by_text.py`, by what `text` shows. Errors: `InputError` where `out` is there, for a
+    `method` that is not, and for one without the other; `PlanError` for a `how` that is not understood; and loading's
+    own.
     """
     from ...loader.load_plan import make_load_plan  # noqa: PLC0415 - help must not wait for these
     from ...loader.open import open_model  # noqa: PLC0415 - as above
@@ -76,24 +172,34 @@ def quantize(path: str | Path, out: str | Path, how: str, *, adapter: str | Path
 
         with TemporaryDirectory(dir=Path(out).absolute().parent, prefix=".merged-") as whole:
             prune(path, Path(whole) / "merged", None, adapter=adapter)
-            return quantize(Path(whole) / "merged", out, how)
+            return quantize(Path(whole) / "merged", out, how, method=method, text=text)
+    if (method is None) != (text is None):
+        msg = "method and text belong together; expected both, or neither"
+        raise InputError(msg)
     with open_model(path) as opened, new_directory(out) as made:
-        plan = make_load_plan(opened, how)
-        tensors = _tensors(plan, opened.checkpoint)
-        _write(made, opened.directory, opened.raw, tensors, plan)
+        plan = make_load_plan(opened, how if isinstance(how, str) else how.quantize)
+        if not isinstance(how, str):
+            how.save(made / PLAN)
+        rounded = None
+        if method is not None and text is not None:
+            from ..rounding.by_text import parse_method, round_by_text  # noqa: PLC0415 - only where it is asked for
+
+            rounded = round_by_text(opened.directory, plan, opened.checkpoint, parse_method(method), text)
+        tensors = _tensors(plan, opened.checkpoint, {} if rounded is None else rounded.weights)
+        _write(made, opened.directory, opened.raw, tensors, plan, {} if rounded is None else rounded.receipt)
         return opened.checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
 
 
-def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
-    """Name -> dtype and array of what is to be written."""
+def _tensors(plan: LoadPlan, checkpoint: Checkpoint, rounded: Mapping[str, Weight]) -> Tensors:
+    """Name -> dtype and array of what is to be written; `rounded`: matrices by name that are packed already."""
     from ...loader.pack import pack  # noqa: PLC0415 - help must not wait for these
     from ...loader.source import read  # noqa: PLC0415 - as above
     from ...model import quantizer  # noqa: PLC0415 - as above
     from ...runtime.cores import available_threads  # noqa: PLC0415 - as above
 
-    weights = {
-        weight.name: weight for weight in pack(plan, checkpoint, threads=available_threads(), rows=quantizer(plan))
-    }
+    made = {id(source): rounded[source.name] for source in plan if source.name in rounded}
+    how: dict[str, Any] = {"threads": available_threads(), "rows": quantizer(plan), "made": made}
+    weights = {weight.name: weight for weight in pack(plan, checkpoint, **how)}
     split = {source.tensor.name for source in plan if (source.quantizes or source.repacked) and source.fused}
     tensors: Tensors = {}
     for source in plan:
@@ -108,14 +214,35 @@ def _tensors(plan: LoadPlan, checkpoint: Checkpoint) -> Tensors:
             assert packed is not None  # noqa: S101 - pack gives every weight its array
             array, dtype = packed, "U8"
         tensors[name] = (dtype, array)
+    for source in plan:
+        if len(source.shape) == 1 and source.name in rounded:
+            _put_vector(tensors, source, rounded[source.name])
     return tensors
 
 
-def _write(made: Path, path: Path, config: dict[str, Any], tensors: Tensors, plan: LoadPlan) -> None:
+def _put_vector(tensors: Tensors, source: Source, weight: Weight) -> None:
+    """A norm's or a bias's new numbers, F32, in the place of those in the file; the tensor may hold others' too."""
+    from ...loader.underflow import widened  # noqa: PLC0415 - help must not wait for it
+
+    name = source.tensor.name
+    dtype, array = tensors[name]
+    whole = widened(np.asarray(array), dtype).reshape(-1).copy()
+    assert weight.array is not None  # noqa: S101 - made with it
+    whole[source.row_indices] = weight.array.astype(np.float32) - np.float32(source.plus)
+    tensors[name] = ("F32", whole.reshape(array.shape))
+
+
+def _write(  # noqa: PLR0913, PLR0917 - what a directory is made of
+    made: Path, path: Path, config: dict[str, Any], tensors: Tensors, plan: LoadPlan, receipt: Mapping[str, Any]
+) -> None:
     from ...loader.config import QUANT_FORMAT, QUANT_METHOD  # noqa: PLC0415 - help must not wait for it
 
-    roles = {source.role: source.dtype for source in plan if source.dtype in QUANTIZED}
-    ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles}
+    several: dict[str, set[str]] = {}
+    for source in plan:
+        if source.dtype in QUANTIZED:
+            several.setdefault(source.role, set()).add(source.dtype)
+    roles = {role: ", ".join(sorted(dtypes)) for role, dtypes in several.items()}
+    ours = {"quant_method": QUANT_METHOD, "format": QUANT_FORMAT, "roles": roles, **receipt}
     copy_along(path, made)
     write_json(made / "config.json", config | {"quantization_config": ours})
     rows = ((name, dtype, array.shape, partial(np.asarray, array)) for name, (dtype, array) in tensors.items())

@@ -56,11 +56,14 @@ if TYPE_CHECKING:
     from ...runtime.program import Instruction
 
     F64 = NDArray[np.float64]
+    #: Is given what leaves the last layer, [tokens, d_model], to add to the statistics.
+    Leaving = Callable[["Statistics", F64], None]
 
 __all__ = [
     "Statistics",
     "add_input",
     "add_routed",
+    "add_sums",
     "calibrate",
     "finite",
     "first_asked",
@@ -211,13 +214,15 @@ def calibrate(  # noqa: PLR0913 - keywords
     hessian: bool = False,
     stream: bool = False,
     experts: bool = False,
+    leaving: Leaving | None = None,
     file: Path | None = None,
     batch: int = 8,
     quiet: bool = True,
 ) -> Statistics:
     """Feed every window's ids (the last one of each is only predicted) and add up.
 
-    `experts`: what each expert reads is added up, too. `file`: what has been added up is written there after every
+    `experts`: what each expert reads is added up, too. `leaving` is given what leaves the last layer of a decoder, or
+    what an encoder gives, to add to. `file`: what has been added up is written there after every
     `batch` windows, and picked up by the next run of the same model, windows and sums. Errors: `InputError` for a file
     of another run, for NaN or infinity, and for a model whose matrices are quantised or rounded: those need their
     input in another form.
@@ -226,7 +231,7 @@ def calibrate(  # noqa: PLR0913 - keywords
     if any(w.quantized for w in weights):
         msg = "calibration needs the matrices as floats; leave quantize out, and quantise what is left"
         raise InputError(msg)
-    mark = mark_of(model, windows, hessian, stream, experts)
+    mark = mark_of(model, windows, hessian, stream, experts, *([] if leaving is None else ["leaving"]))
     statistics, done = Statistics(np.zeros(model.config.n_layers)), 0
     if model.config.seq2seq:
         if file is not None:
@@ -237,25 +242,27 @@ def calibrate(  # noqa: PLR0913 - keywords
         statistics, done = read_statistics(file, mark)
     with progress(len(windows), done, "calibrating", quiet=quiet) as bar:
         for i in range(done, len(windows)):
-            _add(statistics, model, windows[i], hessian=hessian, stream=stream, experts=experts)
+            _add(statistics, model, windows[i], leaving, hessian=hessian, stream=stream, experts=experts)
             bar(1)
             if file is not None and ((i + 1) % batch == 0 or i + 1 == len(windows)):
                 _write(file, statistics, i + 1, mark)
     return statistics
 
 
-def _add(statistics: Statistics, model: Model, ids: Any, **how: bool) -> None:  # noqa: ANN401 - ids, or a pair of them
+def _add(statistics: Statistics, model: Model, ids: Any, leaving: Leaving | None, **how: bool) -> None:  # noqa: ANN401 - ids, or a pair of them
     """Add one window."""
     if model.config.encoder is None:
-        _add_decoder(statistics, model, ids, None, **how)
+        _add_decoder(statistics, model, ids, None, leaving, **how)
     elif model.config.decoder is None:
-        _add_encoder(statistics, model, ids, hessian=how["hessian"])
+        given = _add_encoder(statistics, model, ids, hessian=how["hessian"])
+        if leaving is not None:
+            leaving(statistics, given)
     else:
         source, target = ids
         assert statistics.encoder is not None  # noqa: S101 - made with it
         given = _add_encoder(statistics.encoder, model, source, hessian=how["hessian"])
-        _add_sums(statistics, SOURCE, given, hessian=how["hessian"])
-        _add_decoder(statistics, model, target, source, **how)
+        add_sums(statistics, SOURCE, given, hessian=how["hessian"])
+        _add_decoder(statistics, model, target, source, leaving, **how)
 
 
 def _add_encoder(statistics: Statistics, model: Model, ids: Sequence[int], *, hessian: bool) -> F64:
@@ -297,6 +304,7 @@ def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
     model: Model,
     ids: Sequence[int],
     source: Sequence[int] | None,
+    leaving: Leaving | None,
     *,
     hessian: bool,
     stream: bool,
@@ -310,6 +318,8 @@ def _add_decoder(  # noqa: PLR0913 - what is fed, and what is added up
         if instruction.op == "take_rows" or (role in ENTRIES and layer and int(layer) == len(streams)):
             where = "what leaves the last layer" if instruction.op == "take_rows" else f"what enters layer {layer}"
             streams.append(finite(view(instruction.tensors("i")[0]), where))
+        if instruction.op == "take_rows" and leaving is not None:
+            leaving(statistics, streams[-1])
         if stream and (instruction.op == "take_rows" or role in NORMS):
             z = _normal(view(instruction.tensors("i")[0]).astype(np.float64), model.config.stack.eps)
             statistics.stream["all"] = statistics.stream.get("all", np.zeros((z.shape[1],) * 2)) + z.T @ z
@@ -361,7 +371,7 @@ def add_routed(
     x = x.reshape(ids.size, -1) if instruction.values["apart"] else x.repeat(ids.shape[1], 0)  # one row for each pair
     for expert in np.unique(ids):
         rows = x[ids.reshape(-1) == expert]
-        _add_sums(statistics, seen_as(table.weights[expert].name), rows, hessian=hessian)
+        add_sums(statistics, seen_as(table.weights[expert].name), rows, hessian=hessian)
 
 
 def add_input(
@@ -373,7 +383,7 @@ def add_input(
     if instruction.op != "linear" or role not in WATCHED or not layer.isdecimal():
         return
     x = finite(view(instruction.tensors("i")[0]), f"the input of {role}, layer {layer}")
-    _add_sums(statistics, f"layers.{layer}.{WATCHED[role]}", x, hessian=hessian)
+    add_sums(statistics, f"layers.{layer}.{WATCHED[role]}", x, hessian=hessian)
 
 
 def seen_as(name: str) -> str:
@@ -382,7 +392,8 @@ def seen_as(name: str) -> str:
     return SOURCE if PLACES[role] == SOURCE else f"{before}.{PLACES[role]}"
 
 
-def _add_sums(statistics: Statistics, name: str, x: F64, *, hessian: bool) -> None:
+def add_sums(statistics: Statistics, name: str, x: F64, *, hessian: bool) -> None:
+    """Add rows [tokens, k] of what flows in one place."""
     for sums, value in ((statistics.total, x), (statistics.squares, x * x)):
         sums[name] = sums.get(name, np.zeros(x.shape[1])) + _column_sums(value)
     if hessian:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["BASIS", "DEPTH", "EXPERTS", "METHODS", "WIDTH", "ZEROS", "Found", "Text", "Wish", "find"]
+__all__ = ["BASIS", "DEPTH", "EXPERTS", "METHODS", "WIDTH", "ZEROS", "Found", "Text", "Wish", "find", "load_for"]
 
 DEPTH = ("block-influence", "greedy", "first")
 WIDTH = ("activation", "wanda-sp", "flap")
@@ -193,16 +193,7 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
     if text is None and wish.method not in WITHOUT_TEXT:
         msg = f"--method {wish.method} looks at what the model does: give a text, --text FILE"
         raise InputError(msg)
-    with open_model(path) as opened:
-        whole = opened.config.encoder is not None  # its texts are lines, whatever the window
-    shape: dict[str, Any] = {}
-    if text is not None and not whole:
-        shape = {"max_context": text.window, "prefill_chunk": text.window}
-    try:
-        loaded = load(path, prune=base, quantize=FLOATS, **shape)
-    except InputError as e:  # the context is the window, which is what was typed
-        raise InputError(str(e).replace("max_context=", "window=")) from e
-    with loaded as model:
+    with load_for(path, text, base) as model:
         if any(w.quantized for w in model.session.weights):
             msg = f"{path}: its matrices are quantised; prune the original checkpoint, and quantise what is left"
             raise InputError(msg)
@@ -215,6 +206,19 @@ def find(path: Path, wish: Wish, text: Text | None, base: PrunePlan | None = Non
     )  # fmt: skip
     plan = replace(result.plan, notes=(*result.plan.notes, f"{wish}{seen}"))
     return replace(result, plan=plan if base is None else base.then(plan))
+
+
+def load_for(path: Path, text: Text | None, prune: PrunePlan | None = None, *, quantize: str = FLOATS) -> Model:
+    """The model that is to read a calibration text: its context is the text's window. Errors: loading's own."""
+    with open_model(path) as opened:
+        whole = opened.config.encoder is not None  # its texts are lines, whatever the window
+    shape: dict[str, Any] = {}
+    if text is not None and not whole:
+        shape = {"max_context": text.window, "prefill_chunk": text.window}
+    try:
+        return load(path, prune=prune, quantize=quantize, **shape)
+    except InputError as e:  # the context is the window, which is what was typed
+        raise InputError(str(e).replace("max_context=", "window=")) from e
 
 
 def _check_kind(wish: Wish, model: Model) -> None:
@@ -247,7 +251,7 @@ def _find(  # noqa: PLR0913, PLR0917 - what a method sees
         msg = f"{wish}: the model has no experts"
         raise PlanError(msg)
     if text is not None and wish.method not in (*WITHOUT_TEXT, "greedy") and not wish.layer_by_layer:
-        more = {
+        more: dict[str, Any] = {
             "hessian": wish.method == "sparsegpt",
             "stream": wish.method in BASIS,
             "experts": wish.method in (*ZEROS, *WIDTH),

@@ -1,0 +1,1 @@
+"""Rounding matrices by what a text shows of their inputs: `miaotui quantize --method`."""
