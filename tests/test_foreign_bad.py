@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from checkpoints import Drawn, small, write_checkpoint
 from foreign import FOREIGN, INT4, MODEL, Foreign, Part, compressed, packed, write_foreign
+from helpers import open_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import CheckpointError, ConfigError, MiaotuiError
@@ -18,6 +19,7 @@ from miaotui.loader.formats import other_quantization
 from miaotui.loader.load_plan import make_load_plan
 from miaotui.loader.open import open_model
 from miaotui.loader.pack import pack
+from miaotui.loader.prune.plan import PrunePlan
 from test_foreign import numbers
 
 if TYPE_CHECKING:
@@ -386,6 +388,37 @@ def test_numbers_that_cannot_be(tmp_path: Path, scheme: Foreign, says: str) -> N
     with pytest.raises(CheckpointError, match=says) as e:
         loaded(tmp_path)
     assert "model.layers.0.self_attn" in str(e.value)
+
+
+@pytest.mark.parametrize("how", [None, "none", "int8"])
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("packed", ".weight_scale"),  # BF16
+        ("int8-f32-scales", ".weight_scale"),
+        ("gptq-by-activation", ".scales"),
+        ("fp8", ".weight_scale_inv"),
+        ("awq-gemv", ".scales"),
+    ],
+)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_scale_that_is_no_number_is_refused(
+    tmp_path: Path, name: str, end: str, how: str | None, value: float
+) -> None:
+    write_foreign(tmp_path, _with(name, end, lambda x: put(x, (0,) * x.ndim, value)))
+    with pytest.raises(CheckpointError, match=rf"q_proj{end}, output 0: .* the file is damaged"):
+        loaded(tmp_path, how)
+
+
+def test_a_scale_that_is_cut_away_is_not_looked_at(tmp_path: Path) -> None:
+    """Of the layer that stays, and of the inputs that stay."""
+    damaged = f"{MODULE}.weight_scale"
+    write_foreign(tmp_path, FOREIGN["packed"], change=lambda stored: put(stored[damaged][0], 0, np.nan))
+    for plan in (PrunePlan(layers="0"), PrunePlan(width="1-63")):
+        weights = [weight for weight in open_weights(tmp_path, None, plan)[1] if weight.name == "layers.0.down"]
+        assert np.isfinite(numbers(weights[0])).all()
+    with pytest.raises(CheckpointError, match=r"layers.1.mlp.down_proj.weight_scale, output 0: a scale is nan"):
+        loaded(tmp_path)
 
 
 def test_an_order_that_is_not_used(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def holds(packed: Packed, form: str, rows: Ranges, columns: Ranges | None) -> bo
     """Whether a format holds the whole numbers and scales as they are, and int4's and int8's zero points.
 
     Reads zero points, the order of inputs, and scales that are not F16: hundredths of the matrix. Errors:
-    `CheckpointError`.
+    `CheckpointError`, also for such a scale that is NaN or infinite.
     """
     info = packed.info
     if info.layout.floats or info.bits not in _TAKES[form]:
@@ -66,7 +66,9 @@ def holds(packed: Packed, form: str, rows: Ranges, columns: Ranges | None) -> bo
         return False
     if info.scales.dtype == "F16":
         return True
-    scales = _picked(packed.scales(outputs), used)
+    stored = packed.scales(outputs)
+    packed.check_scales(stored, outputs, used)
+    scales = _picked(stored, used)
     with np.errstate(over="ignore"):
         return bool((scales.astype(np.float16).astype(np.float32) == scales).all())
 

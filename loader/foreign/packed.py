@@ -82,15 +82,20 @@ class Packed:
         return given
 
     def part(self, rows: Indices, columns: Indices | None) -> NDArray[Any]:
-        """These outputs and inputs [rows, columns], in the dtype that `info.dtype` says, BF16 as its bits."""
+        """These outputs and inputs [rows, columns], in the dtype that `info.dtype` says, BF16 as its bits.
+
+        Errors: `CheckpointError` for one whose scale is NaN or infinite.
+        """
         self.check_sizes()
         codes, groups = self.codes(rows, columns), self.groups if columns is None else self.groups[columns]
+        scales = self.scales(rows)
+        self.check_scales(scales, rows, groups)
         with np.errstate(invalid="ignore", over="ignore"):  # as of any file's numbers
             if self.info.layout.floats:
                 wide = e4m3()[codes]
             else:
                 wide = np.subtract(codes, _of(self.zeros(rows), groups), dtype=np.int16).astype(np.float32)
-            wide *= _of(self.scales(rows), groups)
+            wide *= _of(scales, groups)
             return rounded(wide, self.info.dtype) if self.info.dtype == "BF16" else wide
 
     def codes(self, rows: Indices, columns: Indices | None) -> NDArray[np.uint8]:
@@ -117,6 +122,20 @@ class Packed:
         else:
             part = self._outputs_first(stored)[rows // self.info.block[0]][:, : self.info.n_groups]
         return widened(part, self.info.scales.dtype)
+
+    def check_scales(self, scales: F32, rows: Indices, groups: Indices) -> None:
+        """CheckpointError where one of these groups' scales [rows, groups] is NaN or infinite."""
+        if np.isfinite(scales).all():
+            return
+        used = scales if scales.shape[1] == 1 else scales[:, np.unique(groups)]
+        bad = np.argwhere(~np.isfinite(used))
+        if len(bad):
+            info = self.info.scales
+            msg = (
+                f"{info.file}: tensor {info.name}, output {rows[bad[0, 0]]}: a scale is {used[tuple(bad[0])]}; "
+                "expected finite numbers: the file is damaged: compare it with its publisher's checksum"
+            )
+            raise CheckpointError(msg)
 
     def zeros(self, rows: Indices) -> NDArray[np.int16]:
         """Zero points [rows, groups], counted as `codes` are; [1, 1] where all are one."""
