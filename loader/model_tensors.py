@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
 from .families import FAMILIES, Part, Resolved, piece_name
 from .files import quote
+from .formats import missing_scale
 from .pieces import all_rows, folded_shape
 from .roles import ROLES, expert_key, expert_of, role_of
 from .sizes import axis_size, d_head, has_sublayer, lacks_vocabulary, largest, role_axes
@@ -218,7 +219,8 @@ class ModelTensors:
             msg = f"{info.file}: tensor {info.name} has shape {there}; config.json makes it {made}. {why}"
             raise CheckpointError(msg)
         if info.dtype not in STORED:
-            msg = f"{info.file}: tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"
+            other = f"tensor {info.name} is {info.dtype}; expected one of {', '.join(STORED)}"
+            msg = f"{info.file}: {missing_scale(info.name, info.dtype) or other}"
             raise CheckpointError(msg)
 
     @staticmethod

@@ -295,6 +295,62 @@ def test_groups_of_several_kinds_are_not_read(tmp_path: Path) -> None:
         open_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("gptq", {}, "is quantised by GPTQ or AWQ (tensor 'model.layers.0.self_attn.q_proj.qweight')"),
+        ("awq", {"quantization_config": None}, "get config.json from the publisher again"),
+        ("gptq", {"quantization_config": "gptq"}, "and is 'gptq': it must be an object with quant_method"),
+        ("fp8", {}, "is quantised by FP8 (tensor 'model.layers.0.self_attn.q_proj.weight_scale_inv')"),
+        ("packed", {}, "is quantised by compressed-tensors (tensor "),
+        (
+            "gptq",
+            {"text_config": {"quantization_config": said("gptq")}},
+            "stands in text_config: move it to the top of config.json",
+        ),
+        (
+            "packed",
+            {"compression_config": said("packed")},
+            "an older name), which miaotui reads under its newer name: rename it to quantization_config",
+        ),
+        (
+            "gptq",
+            {"quantization_config": {}},
+            "quantization_config has no quant_method, which may be gptq, awq, fp8 or ",
+        ),
+        ("gptq", {"quantization_config": {"bits": 4}}, "by a method that config.json does not name"),
+    ],
+)
+def test_words_that_config_json_lacks_are_asked_for(
+    tmp_path: Path, name: str, words: dict[str, Any], says: str
+) -> None:
+    write_foreign(tmp_path, FOREIGN[name])
+    (tmp_path / "config.json").write_text(json.dumps(MODEL.config | words))
+    (tmp_path / "quantize_config.json").write_text(json.dumps(said("gptq")))
+    with pytest.raises(ConfigError, match=re.escape(says)) as e:
+        open_model(tmp_path)
+    assert "does not read" not in str(e.value)
+    assert "quantization_config" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "scales"),
+    [("fp8", "{0}_scale_inv or {0}_scale"), ("float8-each", "{0}_scale_inv or {0}_scale"), ("int8", "{0}_scale")],
+)
+def test_a_matrix_whose_scale_is_missing_is_told_so(tmp_path: Path, name: str, scales: str) -> None:
+    """One of them, and all of them."""
+    for path, module in ((tmp_path / "one", MODULE), (tmp_path / "all", "")):
+
+        def change(stored: dict[str, Part], module: str = module) -> None:
+            for part in [part for part in stored if part.startswith(module) and "scale" in part]:
+                del stored[part]
+
+        write_foreign(path, FOREIGN[name], change=change)
+        matrix = f"{module or 'model.layers.0.self_attn.q_proj'}.weight"
+        with pytest.raises(CheckpointError, match=f"its scale {scales.format(matrix)} is missing"):
+            loaded(path)
+
+
 def test_a_config_that_says_more_than_the_tensors(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, small("llama"))
     raw = json.loads((tmp_path / "config.json").read_text())

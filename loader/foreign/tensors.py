@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import CheckpointError
 from ..families import FAMILIES
+from ..formats import missing_scale
 from .coded import Coded, Layout
 from .config import METHODS, scheme_of
 from .scheme import Scheme
@@ -60,6 +61,10 @@ def with_coded(checkpoint: Checkpoint) -> dict[str, Any]:
     assert isinstance(scheme, Scheme)  # noqa: S101 - `formats` has refused others
     made = {info.name: info for info in _Finder(checkpoint, scheme, _turned(config)).found()}
     if not made:
+        whys = (missing_scale(info.name, info.dtype) for info in checkpoint.tensors.values())
+        if (why := next((why for why in whys if why is not None), None)) is not None:
+            msg = f"{checkpoint.directory}: {why}"
+            raise CheckpointError(msg)
         msg = (
             f"{checkpoint.directory}: config.json says that matrices are quantised ({KEY}), and no tensor is. If the "
             "numbers are the original ones, remove it from config.json; else fetch the checkpoint again"
