@@ -22,6 +22,8 @@ from miaotui.tools.importance.methods import Text
 from miaotui.tools.rounding import sensitivity
 from miaotui.tools.rounding.budget import choice_for
 from miaotui.tools.rounding.choice import FORMS, Budget, Group, choose, read_choice, show
+from safetensors.numpy import load_file, save_file
+from test_rounding import word_model
 
 ROLES = ("q", "down", "up")
 LAYERS = ("0", "1", "2", "3", "encoder.0", "encoder.1")
@@ -174,6 +176,37 @@ def test_a_plan_is_measured_written_and_read(tmp_path, monkeypatch, capsys, text
     assert choice_for(demo.path(), Text(text.text, lines=True, file=tmp_path / "s.npz"), max_kl=1e-5).kl <= 1e-5
 
 
+def test_a_form_that_does_not_hold_a_group_is_no_choice(tmp_path, monkeypatch):
+    """Numbers whose int4 scale is none of float16, and whose int8 scale is."""
+    monkeypatch.setattr(sensitivity, "TOKENS", 24)
+    text = word_model(tmp_path / "in")
+    tensors = load_file(tmp_path / "in" / "model.safetensors")
+    (name,) = (name for name in tensors if "1" in name and "v_proj" in name)
+    tensors[name] *= np.float32(1e6) / np.abs(tensors[name]).max()
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    choice = choice_for(tmp_path / "in", text, bits=6)
+    kinds = {group.key: set(group.kl) for group in choice.groups}
+    assert kinds.pop("1.v") == {"none", "int8"}
+    assert all(forms == set(FORMS) for forms in kinds.values())
+    quantize(tmp_path / "in", tmp_path / "out", choice)
+    with miaotui.load(tmp_path / "out", max_context=32) as model:
+        assert {w.dtype for w in model.session.weights if w.name == "layers.1.v"} <= {"int8", "f32"}
+
+
+@pytest.mark.parametrize(
+    ("how", "more", "says"),
+    [
+        (None, {}, "how=None: expected text such as 'int8'"),
+        ({"q": "int4"}, {}, "how="),
+        ("int4", {"method": 5, "text": Text("1 2 3")}, "method=5: expected a method's name"),
+        ("int4", {"method": "gptq", "text": "1 2 3"}, "text='1 2 3': expected a Text"),
+    ],
+)
+def test_what_is_of_another_type_is_refused(tmp_path, how, more, says):
+    with pytest.raises(InputError, match=says):
+        quantize(demo.path(), tmp_path / "out", how, **more)
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -182,7 +215,10 @@ def test_a_plan_is_measured_written_and_read(tmp_path, monkeypatch, capsys, text
         (["--bits", "5", "--max-kl", "1", "--text", "TEXT"], "--bits and --max-kl: each says"),
         (["--bits", "4", "--text", "TEXT"], "--bits 4: with every matrix in int4 it is"),
         (["--bits", "nan", "--text", "TEXT"], "--bits nan: expected a number above 0"),
-        (["--max-kl", "-1", "--text", "TEXT"], "--max-kl -1.0: expected a number above 0"),
+        (["--bits", "inf", "--text", "TEXT"], "--bits inf: expected a number above 0"),
+        (["--max-kl", "-1", "--text", "TEXT"], "--max-kl -1.0: expected a number from 0 on"),
+        (["--bits", "5", "--text", "TEXT", "--statistics", "."], "--statistics .: is a directory"),
+        (["--bits", "5", "--text", "TEXT", "--statistics", "no/s.npz"], "--statistics no/s.npz: its directory is not"),
         (["--max-memory", "1kB", "--text", "TEXT"], "--max-memory 1.0 KiB: with every matrix in int4 it is"),
         (["--plan", "TEXT"], "text.txt"),
         (["--plan", "OTHER"], "other.json: no plan of `miaotui quantize`"),

@@ -14,7 +14,7 @@ import pytest
 from checkpoints import Drawn, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from miaotui.errors import InputError
+from miaotui.errors import InputError, MiaotuiError
 from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, pack_rows
 from miaotui.runtime.quantized import GROUP, LEVELS, QUANTIZED, quantized_shape, unpack
 from miaotui.tools import demo
@@ -28,6 +28,7 @@ from miaotui.tools.rounding import by_text
 from miaotui.tools.rounding.folds import Fold
 from miaotui.tools.rounding.gptq import DAMPING, by_hessian, by_squares
 from pruning import seven
+from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -316,8 +317,22 @@ def test_what_is_rounded_already_is_refused(tmp_path):
     quantize(tmp_path / "in", tmp_path / "out", "int8")
     with pytest.raises(InputError, match="has quantised matrices already"):
         quantize(tmp_path / "out", tmp_path / "again", "int8", method="gptq", text=text)
+    for how in ("int4", "int4a,down=int8"):  # not: leave quantize out, as loading says
+        with pytest.raises(InputError, match="has quantised matrices already"):
+            quantize(tmp_path / "out", tmp_path / "again", how, method="gptq", text=text)
     with pytest.raises(InputError, match="belong together"):
         quantize(tmp_path / "in", tmp_path / "again", "int8", method="gptq")
+
+
+@pytest.mark.parametrize("method", ["smooth", "weighted"])
+def test_a_number_that_is_none_is_told_by_its_place(tmp_path, method):
+    text = word_model(tmp_path / "in")
+    tensors = load_file(tmp_path / "in" / "model.safetensors")
+    (name,) = (name for name in tensors if ".1." in name and "down_proj" in name)
+    tensors[name][0, 7] = np.nan
+    save_file(tensors, tmp_path / "in" / "model.safetensors")
+    with pytest.raises(MiaotuiError, match="down"):
+        quantize(tmp_path / "in", tmp_path / "out", "int4", method=method, text=text)
 
 
 @pytest.mark.ci  # 5 s

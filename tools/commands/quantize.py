@@ -173,10 +173,15 @@ def quantize(  # noqa: PLR0913 - keywords
         with TemporaryDirectory(dir=Path(out).absolute().parent, prefix=".merged-") as whole:
             prune(path, Path(whole) / "merged", None, adapter=adapter)
             return quantize(Path(whole) / "merged", out, how, method=method, text=text)
+    _check_types(how, method, text)
     if (method is None) != (text is None):
         msg = "method and text belong together; expected both, or neither"
         raise InputError(msg)
     with open_model(path) as opened, new_directory(out) as made:
+        if method is not None:
+            from ..rounding.sensitivity import refuse_quantized  # noqa: PLC0415 - only where it is asked for
+
+            refuse_quantized(opened.directory, make_load_plan(opened, None))
         plan = make_load_plan(opened, how if isinstance(how, str) else how.quantize)
         if not isinstance(how, str):
             how.save(made / PLAN)
@@ -188,6 +193,20 @@ def quantize(  # noqa: PLR0913 - keywords
         tensors = _tensors(plan, opened.checkpoint, {} if rounded is None else rounded.weights)
         _write(made, opened.directory, opened.raw, tensors, plan, {} if rounded is None else rounded.receipt)
         return opened.checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())
+
+
+def _check_types(how: object, method: object, text: object) -> None:
+    """Refuse what is of another type: `InputError`."""
+    from ..importance.methods import Text  # noqa: PLC0415 - help must not wait for these
+    from ..rounding.choice import Choice  # noqa: PLC0415 - as above
+
+    for name, value, kinds, words in (
+        ("how", how, (str, Choice), "text such as 'int8', or a choice"), ("method", method, (str,), "a method's name"),
+        ("text", text, (Text,), "a Text"),
+    ):  # fmt: skip
+        if not isinstance(value, kinds) and (value is not None or name == "how"):
+            msg = f"{name}={value!r}: expected {words}"
+            raise InputError(msg)
 
 
 def _tensors(plan: LoadPlan, checkpoint: Checkpoint, rounded: Mapping[str, Weight]) -> Tensors:

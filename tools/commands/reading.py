@@ -41,6 +41,11 @@ def text_of(args: argparse.Namespace, **more: Any) -> Text:  # noqa: ANN401 - of
         if getattr(args, name) < 1:
             msg = f"--{name} {getattr(args, name)}: expected at least 1"
             raise InputError(msg)
+    file = args.statistics
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        what = "is a directory" if file.is_dir() else "its directory is not there"
+        msg = f"--statistics {file}: {what}; name a file that may be written"
+        raise InputError(msg)
     read = read_text(args.text, InputError)
     how = {"lines": args.lines, "quiet": False, **more}
     return Text(read, args.text.name, args.window, args.tokens, args.statistics, **how)

@@ -13,7 +13,7 @@ from ...loader.open import open_model
 from ...prepare import prepare
 from ...sizes import format_bytes
 from .choice import Budget, choose
-from .sensitivity import sensitivities
+from .sensitivity import refuse_quantized, sensitivities
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +45,12 @@ def choice_for(
     if len(named) != 1:
         msg = f"{' and '.join(named) or 'no budget'}: expected one of {', '.join(given)}"
         raise InputError(msg)
-    if (bits is not None and not bits > 0) or (max_kl is not None and not max_kl >= 0):
-        msg = f"{named[0]} {given[named[0]]}: expected a number above 0"
+    wrong = bits is not None and not 0 < bits < math.inf
+    if wrong or (max_kl is not None and not 0 <= max_kl < math.inf):
+        msg = f"{named[0]} {given[named[0]]}: expected a number {'above 0' if wrong else 'from 0 on'}"
         raise InputError(msg)
     _check(path, named[0], bits, max_memory)
-    groups = sensitivities(path, text, None if text.file is None else text.file.with_suffix(ENDING))
+    groups = sensitivities(path, text, None if text.file is None else _beside(text.file))
     told = {
         "asked": f"{named[0]} {given[named[0]]}",
         "text_sha256": hashlib.sha256(text.text.encode()).hexdigest(),
@@ -57,7 +58,7 @@ def choice_for(
     }
     if max_memory is None:
         return choose(groups, Budget(bits, None, max_kl), **told)
-    spare = max_memory - _memory(path, "int8") + sum(group.nbytes["int8"] for group in groups)
+    spare = max_memory - _memory(path, "int8") + sum(g.nbytes.get("int8", g.nbytes["none"]) for g in groups)
     while spare > 0:
         choice = choose(groups, Budget(nbytes=spare), **told)
         needed = _memory(path, choice.quantize)
@@ -68,9 +69,16 @@ def choice_for(
     raise InputError(msg)
 
 
+def _beside(file: Path) -> Path:
+    """Where sensitivities are kept, next to statistics."""
+    return file.with_name(file.name.removesuffix(".npz") + ENDING)
+
+
 def _check(path: Path, name: str, bits: float | None, max_memory: int | None) -> None:
     """Refuse a budget that the smallest forms do not fit, before anything is measured: `InputError`."""
     asked, least = "", ""
+    with open_model(path) as opened:
+        refuse_quantized(path, make_load_plan(opened, None))
     if bits is not None:
         with open_model(path) as opened:
             sources = [source for source in make_load_plan(opened, "int4") if source.quantizes]

@@ -44,6 +44,7 @@ from .gptq import DAMPING, TIED_DAMPING, by_hessian, by_squares
 from .heads import AFTER, seen_by_head
 from .memory import predicted
 from .scales import ALPHA, awq, smooth
+from .sensitivity import refuse_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,10 +117,8 @@ def round_by_text(path: Path, plan: LoadPlan, checkpoint: Checkpoint, method: Me
     """Round all that a plan of the whole checkpoint at `path` quantises. Errors: `InputError`, and loading's own."""
     sources = {source.name: source for source in plan if source.quantizes}
     folds, left = folds_of(plan) if method.scaling else ([], [])
+    refuse_quantized(path, plan)
     with load_for(path, text) as model, ThreadPoolExecutor(available_threads()) as pool:
-        if any(w.quantized for w in model.session.weights):
-            msg = f"{path}: has quantised matrices already; begin from the original checkpoint"
-            raise InputError(msg)
         windows = text.windows(model)
         rounding = _Rounding(model, method, sources, folds, checkpoint, quantizer(plan), pool)
         in_layers = model.config.encoder is None

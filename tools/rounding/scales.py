@@ -83,7 +83,8 @@ def smooth(total: F64, columns: NDArray[np.int64], sources: Sequence[Source], ch
     most = np.zeros(len(columns))
     for source in sources:
         for part in rows_of(source, checkpoint, source.shape[0]):
-            most = np.maximum(most, np.abs(part).max(0))
+            sizes = np.abs(part)  # one that is not finite is told where it is rounded
+            most = np.maximum(most, np.where(np.isfinite(sizes), sizes, 0).max(0))
     largest = np.zeros(len(squares))
     np.maximum.at(largest, columns, most)
     return _normal(_least(np.sqrt(squares)) ** ALPHA / _least(largest) ** (1 - ALPHA))

@@ -15,7 +15,8 @@ from ...errors import InputError
 from ...loader.load_plan import make_load_plan
 from ...loader.open import open_model
 from ...loader.roles import role_of
-from ...loader.source import STORED
+from ...loader.source import STORED, Rows
+from ...loader.underflow import widened
 from ...model import quantizer
 from ...runtime.quantized import quantized_shape, unpack
 from ...runtime.spec import weight_bytes
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     F64 = NDArray[np.float64]
 
-__all__ = ["sensitivities"]
+__all__ = ["refuse_quantized", "sensitivities"]
 
 #: Forms that a group is rounded to.
 MEASURED = ("int4", "int4a", "int8")
@@ -48,8 +49,8 @@ MEASURED = ("int4", "int4a", "int8")
 TOKENS, HELD = 512, 2**27
 #: Rows of logits at a time.
 PIECE = 64
-#: Rows of a matrix by which int4a is placed.
-ROWS = 256
+#: Rows of a matrix by which int4a is placed, and rows that are tried at a time.
+ROWS, AT_ONCE = 256, 1024
 
 
 def sensitivities(path: Path, text: Text, file: Path | None = None) -> list[Group]:
@@ -66,14 +67,14 @@ def sensitivities(path: Path, text: Text, file: Path | None = None) -> list[Grou
         mark = mark_of(model, windows, "sensitivities")
         exact = [_logits(model, window) for window in windows]
     with open_model(path) as opened:
+        refuse_quantized(path, make_load_plan(opened, None))
         plans = {form: make_load_plan(opened, form) for form in MEASURED}
         groups = {form: _groups(plan) for form, plan in plans.items()}
-        if any(source.prequantized for source in plans["int8"]):
-            msg = f"{path}: has quantised matrices already; begin from the original checkpoint"
-            raise InputError(msg)
-        lost = {form: _lost(groups[form], opened.checkpoint, quantizer(plans[form])) for form in MEASURED}
+        packs = {form: quantizer(plan) for form, plan in plans.items()}
+        fits = {form: _fitting(groups[form], opened.checkpoint, packs[form]) for form in MEASURED}
+        lost = {form: _lost(groups[form], opened.checkpoint, packs[form]) for form in MEASURED}
     kept = read_arrays(file, mark) if file is not None and file.exists() else {}
-    words = [f"{key}={form}" for key in groups["int8"] for form in ("int4", "int8")]
+    words = [f"{key}={form}" for key in groups["int8"] for form in ("int4", "int8") if key in fits[form]]
     with progress(len(words), len(kept), "sensitivities", quiet=text.quiet) as bar:
         for word in words:
             if word not in kept:
@@ -83,15 +84,41 @@ def sensitivities(path: Path, text: Text, file: Path | None = None) -> list[Grou
                     write_arrays(file, mark, **kept)
     made: list[Group] = []
     for key, sources in groups["int8"].items():
-        most, least = (float(kept[f"{key}={form}"]) for form in ("int4", "int8"))
-        e4, e4a, e8 = (lost[form][key] for form in ("int4", "int4a", "int8"))
-        share = min(1.0, max(0.0, (e4a - e8) / (e4 - e8))) if e4 > e8 else 1.0
-        kl = {"none": 0.0, "int8": least, "int4a": least + share * (most - least), "int4": most}
+        kl = {"none": 0.0} | {form: float(kept[f"{key}={form}"]) for form in ("int8", "int4") if key in fits[form]}
+        if "int8" in kl and "int4" in kl and key in fits["int4a"]:
+            e4, e4a, e8 = (lost[form][key] for form in ("int4", "int4a", "int8"))
+            share = min(1.0, max(0.0, (e4a - e8) / (e4 - e8))) if e4 > e8 else 1.0
+            kl["int4a"] = kl["int8"] + share * (kl["int4"] - kl["int8"])
         numbers = sum(math.prod(source.shape) for source in sources)
-        nbytes = {form: sum(source.nbytes for source in groups[form][key]) for form in MEASURED}
+        nbytes = {form: sum(source.nbytes for source in groups[form][key]) for form in MEASURED if form in kl}
         nbytes["none"] = sum(weight_bytes(STORED[s.tensor.dtype], s.shape) for s in sources)
         made.append(Group(key, numbers, nbytes, kl))
     return made
+
+
+def refuse_quantized(path: Path, plan: LoadPlan) -> None:
+    """Pass a checkpoint of floats. Errors: `InputError`."""
+    if any(source.prequantized for source in plan):
+        msg = f"{path}: has quantised matrices already; begin from the original checkpoint"
+        raise InputError(msg)
+
+
+def _fitting(groups: dict[str, list[Source]], checkpoint: Checkpoint, pack: PackRows) -> set[str]:
+    """The groups whose every number the form holds."""
+    return {
+        key
+        for key, sources in groups.items()
+        if all(_holds(source, Rows(source, checkpoint.array(source.tensor.name)), pack) for source in sources)
+    }
+
+
+def _holds(source: Source, rows: Rows, pack: PackRows) -> bool:
+    n, k = source.shape
+    for at in range(0, n, AT_ONCE):
+        w = widened(rows[at : min(n, at + AT_ONCE)], source.tensor.dtype)
+        if not pack(w, "F32", source.dtype, np.zeros(quantized_shape(source.dtype, (len(w), k)), np.uint8)):
+            return False
+    return True
 
 
 def _lost(groups: dict[str, list[Source]], checkpoint: Checkpoint, pack: PackRows) -> dict[str, float]:
