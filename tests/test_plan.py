@@ -271,7 +271,7 @@ BROKEN: list[Broken] = [
     ("extra bias", {}, _put("model.layers.0.mlp.up_proj.bias", 7), {}, r"up_proj\.bias' is no part"),
     ("twin of another shape", {}, _put("lm_head.weight", 12, 12), {}, r"lm_head\.weight has shape \[12, 12\]"),
     ("integers", {}, dict, {UP: "I64"}, rf"{UP} is I64; expected one of F32, BF16, F16, F64"),
-    ("eight bits", {}, dict, {UP: "F8_E4M3"}, rf"{UP} is F8_E4M3; expected"),
+    ("eight bits", {}, dict, {UP: "F8_E4M3"}, rf"{UP} is F8_E4M3, and its scale {UP}_scale_inv or .* is missing:"),
 ]
 
 

@@ -196,17 +196,20 @@ def quantize(  # noqa: PLR0913 - keywords
 
 
 def _check_types(how: object, method: object, text: object) -> None:
-    """Refuse what is of another type: `InputError`."""
-    from ..importance.methods import Text  # noqa: PLC0415 - help must not wait for these
-    from ..rounding.choice import Choice  # noqa: PLC0415 - as above
+    """Refuse what is of another type: `InputError`. What is usual imports nothing."""
+    wrong = ""
+    if not isinstance(how, str):
+        from ..rounding.choice import Choice  # noqa: PLC0415 - only where it may be one
 
-    for name, value, kinds, words in (
-        ("how", how, (str, Choice), "text such as 'int8', or a choice"), ("method", method, (str,), "a method's name"),
-        ("text", text, (Text,), "a Text"),
-    ):  # fmt: skip
-        if not isinstance(value, kinds) and (value is not None or name == "how"):
-            msg = f"{name}={value!r}: expected {words}"
-            raise InputError(msg)
+        wrong = "" if isinstance(how, Choice) else f"how={how!r}: expected text such as 'int8', or a choice"
+    if method is not None and not isinstance(method, str):
+        wrong = f"method={method!r}: expected a method's name"
+    if text is not None:
+        from ..importance.methods import Text  # noqa: PLC0415 - as above
+
+        wrong = wrong if isinstance(text, Text) else f"text={text!r}: expected a Text"
+    if wrong:
+        raise InputError(wrong)
 
 
 def _tensors(plan: LoadPlan, checkpoint: Checkpoint, rounded: Mapping[str, Weight]) -> Tensors:
