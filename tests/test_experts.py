@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from miaotui.tools.commands.quantize import quantize
 from miaotui.tools.importance.calibrate import calibrate
 from miaotui.tools.prune import prune
 from test_decoders import IDS, MOE, made, near, oracle, small, theirs
-from test_pages_read import PAGE, resident
+from test_pages_read import PAGE, let_go, resident
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,11 +122,7 @@ def test_a_step_reads_the_experts_that_its_tokens_go_to(tmp_path: Path, layout: 
     elif layout == "int8":
         quantize(tmp_path / "apart", path, "int8")
     file = path / "model.safetensors"
-    with file.open("rb+") as f:
-        os.fsync(f.fileno())
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if before := resident(file):
-        pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
+    let_go(file)
     with miaotui.load(path, threads=1) as model:
         chosen = [routed(model, [7])]
         held = [resident(file)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +49,7 @@ from miaotui.tools.commands.quantize import quantize
 from miaotui.tools.importance.masks import parse_sparsity
 from miaotui.tools.importance.methods import Text, Wish, find
 from miaotui.tools.prune import prune
-from test_pages_read import PAGE, resident
+from test_pages_read import PAGE, let_go, resident
 
 if TYPE_CHECKING:
     from miaotui.runtime.spec import Weight
@@ -176,11 +175,7 @@ def test_what_a_cut_leaves_out_is_not_read_from_the_disk(tmp_path: Path, name: s
     drawn = Drawn(MODEL.config | sizes)
     write_foreign(tmp_path, FOREIGN[name], drawn)
     file = tmp_path / "model.safetensors"
-    with file.open("rb+") as f:
-        os.fsync(f.fileno())
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if before := resident(file):
-        pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
+    let_go(file)
     with open_model(tmp_path) as opened:
         plan = make_load_plan(opened, None, compile_plan(PrunePlan(**cut), opened.config, opened.checkpoint))
         planned, said = resident(file), spans_by_file(plan.touched)[file]

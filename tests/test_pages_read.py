@@ -17,6 +17,15 @@ PAGE = 4096
 EVERY_SECOND = list(range(0, 128, 2))
 
 
+def let_go(file):
+    """No page of a file stays in the page cache; where the file system keeps some, the test is skipped."""
+    with file.open("rb+") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if before := resident(file):
+        pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
+
+
 def resident(file):
     """Pages of a file that the kernel holds."""
     size = file.stat().st_size
@@ -39,11 +48,7 @@ def test_cut_columns_are_not_read_where_rows_are_scattered_too(tmp_path, cut):
               "max_position_embeddings": 32, "tie_word_embeddings": True, "eos_token_id": None}  # fmt: skip
     write_checkpoint(tmp_path, Drawn(config))
     file = tmp_path / "model.safetensors"
-    with file.open("rb+") as f:
-        os.fsync(f.fileno())
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if before := resident(file):
-        pytest.skip(f"this file system keeps {len(before)} pages of a file that is let go of")
+    let_go(file)
     plan = {"format": "miaotui-prune", "version": 1, "width": "0-511", **cut}
     with mt.load(tmp_path, prune=plan, threads=1) as model:
         spans = [span for some in spans_by_file(model._plan.touched).values() for span in some]

@@ -159,7 +159,7 @@ def test_workers_write_what_one_process_writes(tmp_path: Path, run: Any, monkeyp
     lines = (tmp_path / "three" / "a.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in lines] == list(range(1, 51))
     code, _, err = run("--input", "in/a.txt", "--output", "four.jsonl", "--workers", 2, "--quantize", "int3")
-    assert (code, err.startswith("miaotui: error: --quantize int3: ")) == (2, True)
+    assert (code, err.startswith("miaotui: error: --quantize int3: ")) == (2, True), err
 
 
 @pytest.mark.ci  # 4 s
