@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+import weakref
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,11 @@ import soak
 from helpers import complaint
 from miaotui.tools import cli, demo
 from miaotui.tools.batch import divided
+from miaotui.tools.batch.workers import Worker
 from task_models import write_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 COMMAND = (sys.executable, "-m", "miaotui", "run", "text-classification")
 LABELS = ("negative", "neutral", "positive")
@@ -170,6 +173,43 @@ def test_what_is_drawn_does_not_depend_on_workers(tmp_path: Path) -> None:
     for name, more in (("one.jsonl", []), ("two.jsonl", ["--workers", "2", "--threads", "1"])):
         subprocess.run([*words, "--output", str(tmp_path / name), *more], check=True, capture_output=True)
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+
+
+# ---------------------------------------------------------------- stops
+
+
+@contextmanager
+def stopped_in_a_callback() -> Iterator[Any]:
+    """SIGTERM arrives where Python drops what a handler raises."""
+
+    class Object:
+        pass
+
+    one = Object()
+    seen = weakref.ref(one, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del one
+    assert seen() is None
+    time.sleep(30)
+    yield None, None
+
+
+def test_a_stop_that_python_drops_is_asked_for_again(capfd: pytest.CaptureFixture[str]) -> None:
+    worker = Worker(stopped_in_a_callback)
+    worker.process.join(20)
+    assert worker.process.exitcode == 0
+    worker.close()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.ci  # 8 s
+def test_a_worker_ends_without_a_word_whenever_it_is_asked_to(capfd: pytest.CaptureFixture[str]) -> None:
+    drawn = random.Random(7)  # noqa: S311 - moments
+    for _ in range(40):
+        worker = Worker(partial(nullcontext, (None, None)))
+        time.sleep(drawn.uniform(0.05, 0.3))
+        worker.end()
+        worker.close()
+    assert capfd.readouterr().err == ""
 
 
 # ---------------------------------------------------------------- kills

@@ -10,9 +10,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
-from contextlib import redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import TextIOBase
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -211,7 +212,6 @@ class _Errors(TextIOBase):
 def _work(pipe: Connection, make: Make) -> None:
     """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stopped)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     speaking = threading.Lock()
@@ -227,7 +227,8 @@ def _work(pipe: Connection, make: Make) -> None:
             usual(message, category, *where, **how)
 
     usual, warnings.showwarning = warnings.showwarning, warned
-    with suppress(_Stop, BrokenPipeError, EOFError), redirect_stderr(_Errors(say)):
+    lost, sys.unraisablehook = sys.unraisablehook, lambda args: _asked_again(args, lost)
+    with suppress(_Stop, BrokenPipeError, EOFError), _stoppable(), redirect_stderr(_Errors(say)):
         try:
             with make() as (predict, inputs):
                 say(Ready())
@@ -259,6 +260,25 @@ def _do(pipe: Connection, say: Callable[[object], None], predict: Predict, input
             say(Failed(e))
         else:
             say(Done(now))
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM is `_Stop` within; before, it ends the process, and after, it ends anyway."""
+    try:
+        signal.signal(signal.SIGTERM, _stopped)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _asked_again(args: sys.UnraisableHookArgs, usual: Callable[[sys.UnraisableHookArgs], object]) -> None:
+    """Once more, soon, a `_Stop` that arose where Python drops exceptions: a weak reference's callback, a `__del__`."""
+    if not isinstance(args.exc_value, _Stop):
+        usual(args)
+        return
+    signal.signal(signal.SIGTERM, _stopped)
+    threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 def _stopped(_number: int, _frame: FrameType | None) -> None:
