@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "HALF_IMPORTED",
     "LIMITS",
     "BackendError",
     "CheckpointError",
@@ -37,6 +38,8 @@ __all__ = [
 
 #: What may stand in the way of memory that the machine has.
 LIMITS = "ulimit -v, ulimit -l where memory is locked, or the container's limit"
+#: How Python says that a module's code has not run to its end.
+HALF_IMPORTED = "partially initialized module"
 
 
 class MiaotuiError(Exception):

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import LIMITS, BackendError, MemoryLimitError, MiaotuiError
+from .errors import HALF_IMPORTED, LIMITS, BackendError, MemoryLimitError, MiaotuiError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +23,6 @@ __all__ = ["check_interpreter", "check_room", "not_imported", "uncollected", "wh
 #: ends the process.
 NUMPY, THREAD = 80 * 2**20, 32 * 2**20
 MOST_THREADS = 64
-
-#: How Python says that a module's code has not run to its end.
-PARTIAL = "partially initialized module"
 
 
 def check_interpreter() -> None:
@@ -88,7 +85,7 @@ def _is_limited() -> bool:
 
 def not_imported(e: ImportError | AttributeError | MemoryError) -> MiaotuiError:
     """The error for a library that is installed and cannot be imported; NumPy's own is pages of advice."""
-    if PARTIAL in str(e):
+    if HALF_IMPORTED in str(e):
         msg = (
             "miaotui is called while the same thread is still importing it, or a library that it needs (from a signal "
             "handler or a __del__, as a rule): load the model before the handler is set, or let the handler only note "
@@ -125,6 +122,6 @@ def whole_imports() -> Iterator[None]:
     try:
         yield
     except (ImportError, AttributeError) as e:
-        if PARTIAL not in str(e):
+        if HALF_IMPORTED not in str(e):
             raise
         raise not_imported(e) from e

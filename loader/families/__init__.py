@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ...interpreters import PARTIAL
+from ...errors import HALF_IMPORTED
 from .around import left_out, taken_out
 from .base import Family, Part, Resolved, layer_type, piece_name, resolve_with, shared_numbers
 from .heads import as_classifier
@@ -91,7 +91,7 @@ class _Families(Mapping[str, Family]):
             module = import_module(f".{self._modules[name]}", __name__)
             self._found |= {f.name: f for f in vars(module).values() if isinstance(f, Family)}
             if name not in self._found:  # asked for in the middle of that import, by a signal handler for one
-                msg = f"cannot find {name!r} in {PARTIAL} {module.__name__!r}"
+                msg = f"cannot find {name!r} in {HALF_IMPORTED} {module.__name__!r}"
                 raise ImportError(msg)
         return self._found[name]
 
