@@ -365,7 +365,26 @@ def test_quality_by_hand():
     assert got["n_tokens"] == 2
     assert got["kl"] == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)) / 2)
     assert got["ppl"] == pytest.approx(math.exp(-(math.log(0.75) + math.log(0.25)) / 2))
+    assert got["top1"] == 0.5
     assert quality.compare([p], [p], [[0, 1, 0]])["kl"] == 0
+    assert quality.bits_of([(True, 64, 68), (False, 32, 18), (False, 32, 64)]) == {
+        "bits_per_weight": 9.38,
+        "bits_embedding": 8.5,
+        "bits_layers": 10.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--gguf", "x.gguf"], "--gguf: it needs --peer-python.*and --calibration"),
+        (["--gguf", "x.gguf", "--peer-python", "/none", "--calibration", "c.txt"], "/none cannot be run"),
+        (["--gguf", "x.gguf", "--peer-python", sys.executable, "--calibration", "c.txt"], "no .*llama_cpp.*by hand"),
+    ],
+)
+def test_llama_cpp_s_own_kinds_need_what_makes_them(words, says):
+    with pytest.raises((InputError, BackendError), match=says):
+        quality.main(["--stories", "1", *words, "--how"])
 
 
 @pytest.mark.ci  # 7 s

@@ -2,13 +2,19 @@
 
     python -m miaotui.tools.bench.quality [--model DIR --file TEXT] [--how HOW ...] [--rounded DIR ...]
         [--precision WORD ...] [--kv-cache DTYPE] [--peer-python PYTHON] [--out FILE]
+        [--gguf FILE --llama-bin DIR --calibration TEXT [--chunks N] [--kinds KIND ...]]
 
 Without a file: the demo model on stories that it has not seen. KL is the mean over all positions of
-KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats.
-Bits a weight are counted over all matrices, as each side stores them; the peer leaves those whose rows are no whole
-blocks of 32. With `--precision` each way to round is measured with each of these words (docs/precision.md), where its
-matrices take it; `--how none` rounds no weight. `--rounded`: the same model as `miaotui quantize` has written it.
-`--kv-cache` is that of the rounded ones.
+KL(p || q) = sum p log(p / q), p the exact model's distribution (ours, unrounded) and q the rounded one's, in nats;
+top-1 is how often both put the same id first. Bits a weight are counted over all matrices as each side stores them, and
+apart over the embedding with the head, and over all others; the peer leaves matrices whose rows are no whole blocks
+of 32. With `--precision` each way to round is measured with each of these words (docs/precision.md), where its matrices
+take it; `--how none` rounds no weight. `--rounded`: the same model as `miaotui quantize` has written it. `--kv-cache`
+is that of the rounded ones.
+
+With `--gguf`, a GGUF file of the same model, llama.cpp's own programs round too: the file's matrices are replaced by
+the checkpoint's, llama-imatrix reads the calibration, and llama-quantize makes each kind. These are compared with what
+llama.cpp itself answers in F32.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import json
 import math
 import sys
 import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,22 +37,27 @@ from ...loader.header import DTYPES
 from ...model import load
 from ...runtime.kvcache import KV_BYTES
 from ...runtime.precision import WORDS
+from ...runtime.spec import weights_in
 from ..demo import path as demo_path
 from ..demo.corpus import held_out
 from .compare import Worker, converted, worker_command
-from .peers.llamacpp import DTYPES as KINDS
+from .llama_kinds import KINDS, dressed, matrices, requantized
+from .peers.gguf import OUTER, gguf_name
+from .peers.llamacpp import DTYPES as FORMS
 from .roofline import machine, versions
 from .shared import print_out, public_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from ...runtime.precision import Precision
 
-    #: Engine, how it rounds, bits a weight, log-probabilities of each text.
-    Way = tuple[str, str | None, float, list[NDArray[np.float64]]]
+    #: By what is counted.
+    Bits = dict[str, float]
+    #: Engine, how it rounds, bits a weight, logits [T, n_vocab] of each text in turn.
+    Way = tuple[str, str | None, Bits, Iterable[NDArray[np.float32]]]
 
 __all__ = ["compare", "main"]
 
@@ -54,15 +66,18 @@ BITS = {"q8_0": 8.5, "q4_0": 4.5, "q4_1": 5.0}
 
 
 def compare(
-    exact: list[NDArray[np.float64]], rounded: list[NDArray[np.float64]], texts: list[list[int]]
+    exact: Iterable[NDArray[np.floating]], rounded: Iterable[NDArray[np.floating]], texts: list[list[int]]
 ) -> dict[str, float]:
-    """Log-probabilities [T, n_vocab] of every text, exact and rounded -> perplexity and mean KL."""
-    loss, kl, n = 0.0, 0.0, 0
-    for p, q, ids in zip(exact, rounded, texts, strict=True):
-        loss -= float(q[np.arange(len(ids) - 1), ids[1:]].sum())
-        kl += float((np.exp(p) * (p - q)).sum())
-        n += len(ids) - 1
-    return {"ppl": float(np.exp(loss / n)), "kl": kl / n, "n_tokens": n}
+    """Logits [T, n_vocab] of every text, exact and rounded -> perplexity, mean KL and the share of equal first ids."""
+    loss, kl, top, n = 0.0, 0.0, 0, 0
+    for of_exact, of_rounded, ids in zip(exact, rounded, texts, strict=True):
+        for one, other, after in zip(of_exact, of_rounded, ids[1:], strict=True):
+            p, q = log_softmax(one), log_softmax(other)
+            loss -= float(q[after])
+            kl += float((np.exp(p) * (p - q)).sum())
+            top += int(p.argmax() == q.argmax())
+            n += 1
+    return {"ppl": float(np.exp(loss / n)), "kl": kl / n, "top1": top / n, "n_tokens": n}
 
 
 def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -79,38 +94,65 @@ def _ours(
     texts: list[list[int]],
     precision: Precision | None = None,
     kv_cache: Literal["f32", "bf16", "int8"] = "f32",
-) -> tuple[float, list[NDArray[np.float64]]]:
-    with load(path, quantize=how, precision=precision, kv_cache=kv_cache) as model:
-        matrices = [w for w in model.session.weights if len(w.shape) > 1]
-        bits = 8 * sum(w.nbytes for w in matrices) / sum(math.prod(w.shape) for w in matrices)
-        return bits, [log_softmax(model.logits(ids[:-1])) for ids in texts]
+) -> tuple[Bits, Iterator[NDArray[np.float32]]]:
+    with ExitStack() as closing:
+        model = closing.enter_context(load(path, quantize=how, precision=precision, kv_cache=kv_cache))
+        weights = model.session.weights
+        outer = {id(w) for part in (weights.stack.embed, weights.head) for w in weights_in(part)}
+        sizes = [(id(w) in outer, math.prod(w.shape), w.nbytes) for w in weights if len(w.shape) > 1]
+        return bits_of(sizes), _each(closing.pop_all(), lambda: (model.logits(ids[:-1]) for ids in texts))
 
 
-def _peer_bits(path: Path, kind: str | None) -> float:
+def bits_of(matrices: Iterable[tuple[bool, int, int]]) -> Bits:
+    """Of matrices (is it the embedding or the head, numbers, bytes): bits a weight of all, of those, of the others."""
+    every = list(matrices)
+
+    def mean(some: list[tuple[bool, int, int]]) -> float:
+        return 8 * sum(n for *_, n in some) / max(sum(n for _, n, _ in some), 1)
+
+    return {
+        "bits_per_weight": round(mean(every), 2),
+        "bits_embedding": round(mean([m for m in every if m[0]]), 2),
+        "bits_layers": round(mean([m for m in every if not m[0]]), 2),
+    }
+
+
+def _each(closing: ExitStack, logits: Callable[[], Iterable[NDArray[np.float32]]]) -> Iterator[NDArray[np.float32]]:
+    """A text's at a time; what computes them is closed after the last."""
+    with closing:
+        yield from logits()
+
+
+def _peer_bits(path: Path, kind: str | None) -> Bits:
     """Of the matrices as `peer_gguf` writes them."""
     with open_checkpoint(path) as checkpoint:
-        matrices = [t for t in checkpoint.tensors.values() if len(t.shape) > 1]
-    whole = [BITS[kind] if kind and t.shape[1] % 32 == 0 else 8 * DTYPES[t.dtype] for t in matrices]
-    sizes = [math.prod(t.shape) for t in matrices]
-    return sum(bits * n for bits, n in zip(whole, sizes, strict=True)) / sum(sizes)
+        matrices = {name: t for name, t in checkpoint.tensors.items() if len(t.shape) > 1}
+    whole = {n: BITS[kind] if kind and t.shape[1] % 32 == 0 else 8 * DTYPES[t.dtype] for n, t in matrices.items()}
+    sizes = {name: math.prod(t.shape) for name, t in matrices.items()}
+    return bits_of((gguf_name(name) in OUTER, n, int(whole[name] * n / 8)) for name, n in sizes.items())
 
 
-def _peer(python: str, path: Path, dtype: str, texts: list[list[int]]) -> list[NDArray[np.float64]]:
-    """Feed the texts to llama.cpp token by token, the matrices in `dtype`."""
-    with tempfile.TemporaryDirectory() as folder:
-        gguf = converted(python, "llama.cpp", path, dtype, Path(folder))
-        context = -(-max(map(len, texts)) // 256) * 256
-        worker = Worker(worker_command(python, "serve", "llama.cpp", gguf, dtype, 2, context))
-        out = []
+def _peer(python: str, file: Path, texts: list[list[int]]) -> Iterator[NDArray[np.float32]]:
+    """Feed the texts to llama.cpp token by token."""
+    context = -(-max(map(len, texts)) // 256) * 256
+    worker = Worker(worker_command(python, "serve", "llama.cpp", file, "f32", 2, context))
+    with closing(worker):
         for ids in texts:
             worker.ask("prefill", ids[:1])
             rows = [worker.logits()]
             for token in ids[1:-1]:
                 worker.ask("decode", [token])
                 rows.append(worker.logits())
-            out.append(log_softmax(np.stack(rows)))
-        worker.close()
-        return out
+            yield np.stack(rows)
+
+
+def _converted(python: str, path: Path, texts: list[list[int]]) -> Iterator[Way]:
+    """llama.cpp's simplest forms, written by its Python package."""
+    for dtype, kind in FORMS.items():
+        if dtype != "bf16":  # f32: as stored, like bf16
+            with tempfile.TemporaryDirectory() as folder:
+                file = converted(python, "llama.cpp", path, dtype, Path(folder))
+                yield "llama.cpp", kind, _peer_bits(path, kind), _peer(python, file, texts)
 
 
 def _texts(args: argparse.Namespace) -> list[list[int]]:
@@ -138,8 +180,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", nargs="+", choices=WORDS, help="words of it, each measured (default: none)")
     parser.add_argument("--kv-cache", choices=tuple(KV_BYTES), default="f32", help="of ours (default: f32)")
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python and gguf: compare with its rounding")
+    parser.add_argument("--gguf", type=Path, help="a GGUF file of the same model: compare with llama.cpp's programs")
+    parser.add_argument("--llama-bin", type=Path, default=Path(), help="where llama-imatrix and llama-quantize are")
+    parser.add_argument("--calibration", type=Path, help="text for llama-imatrix (with --gguf)")
+    parser.add_argument("--chunks", type=int, default=32, help="how much of it, in 512 tokens (default: 32)")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, help=f"what to make (default: {' '.join(KINDS)})")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     return parser
+
+
+def _kinds(args: argparse.Namespace, file: Path, texts: list[list[int]]) -> Iterator[Way]:
+    """What llama-quantize makes of a file."""
+    for kind, made in requantized(args.llama_bin, file, args.calibration, args.chunks, tuple(args.kinds)):
+        sizes = matrices(args.peer_python, made).items()
+        bits = bits_of((name in OUTER.values() or name == "output.weight", *of) for name, of in sizes)
+        yield "llama.cpp", kind, bits, _peer(args.peer_python, made, texts)
 
 
 def _ways(args: argparse.Namespace, texts: list[list[int]]) -> Iterator[Way]:
@@ -154,11 +209,30 @@ def _ways(args: argparse.Namespace, texts: list[list[int]]) -> Iterator[Way]:
             print_out(f"left out: {told}: {e}")
 
 
+def _measured(args: argparse.Namespace, texts: list[list[int]]) -> Iterator[tuple[list[NDArray[np.float32]], Way]]:
+    """Exact logits of every text, and one of the ways to be compared with these."""
+    bits, logits = _ours(args.model, None, texts)
+    exact = list(logits)
+    yield exact, ("miaotui", None, bits, exact)
+    peers = _converted(args.peer_python, args.model, texts) if args.peer_python and not args.gguf else ()
+    for way in itertools.chain(_ways(args, texts), peers):
+        yield exact, way
+    if args.gguf:
+        with tempfile.TemporaryDirectory() as folder:
+            file = dressed(args.peer_python, args.gguf, args.model, Path(folder))
+            exact[:] = _peer(args.peer_python, file, texts)  # in the place of ours: they may be gigabytes
+            yield exact, ("llama.cpp", None, {"bits_per_weight": 32.0}, exact)
+            for way in _kinds(args, file, texts):
+                yield exact, way
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print, a line for each way to round."""
     args = _parser().parse_args(argv)
+    if args.gguf and not (args.peer_python and args.calibration):
+        msg = "--gguf: it needs --peer-python, an interpreter with llama-cpp-python and gguf, and --calibration, a text"
+        raise InputError(msg)
     texts = _texts(args)
-    stored, exact = _ours(args.model, None, texts)
     record: dict[str, Any] = {
         "command": public_command("python -m miaotui.tools.bench.quality", argv if argv is not None else sys.argv),
         "machine": machine(),
@@ -166,19 +240,13 @@ def main(argv: list[str] | None = None) -> int:
         "model": args.model.name,
         "results": [],
     }
-    kinds = {kind: dtype for dtype, kind in KINDS.items() if dtype != "bf16"}  # f32: as stored, like bf16
-    peers: Iterator[Way] = (
-        ("llama.cpp", kind, _peer_bits(args.model, kind), _peer(args.peer_python, args.model, dtype, texts))
-        for kind, dtype in (kinds if args.peer_python else {}).items()
-    )
-    ours: Way = ("miaotui", None, stored, exact)
-    for engine, how, bits, quality in itertools.chain([ours], _ways(args, texts), peers):  # one at a time is held
-        result = {"engine": engine, "weights": how or "as stored", "bits_per_weight": round(bits, 2)}
-        result |= compare(exact, quality, texts)
+    for exact, (engine, how, bits, logits) in _measured(args, texts):  # one at a time is held
+        result = {"engine": engine, "weights": how or "as stored", **bits, **compare(exact, logits, texts)}
         record["results"].append(result)
+        apart = f" ({bits['bits_embedding']:.2f}, {bits['bits_layers']:.2f})" if "bits_layers" in bits else ""
         print_out(
-            f"{engine:10s} {result['weights']:23s} {bits:5.2f} bits a weight   perplexity {result['ppl']:.4f}   "
-            f"KL {result['kl']:.3e}"
+            f"{engine:10s} {result['weights']:23s} {bits['bits_per_weight']:5.2f}{apart:15s} bits a weight   "
+            f"perplexity {result['ppl']:.4f}   KL {result['kl']:.3e}   top-1 {result['top1']:.4f}"
         )
     if args.out:
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

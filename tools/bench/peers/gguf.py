@@ -1,5 +1,7 @@
 """Write a Llama or Qwen2 checkpoint as GGUF, so that llama.cpp computes with the very same weights.
 
+Of any other, `write_as` puts the matrices into a GGUF file that somebody else made of the same model.
+
 Matrices keep the dtype of the checkpoint, F32, BF16 or F16, or are rounded by the `gguf` package; norms and biases
 become F32, which is exact. A Llama's rows of the query and key projections are reordered, because llama.cpp rotates
 neighbouring pairs (2i, 2i + 1) there where Hugging Face rotates (i, i + d_head/2); the dot products are the same sums
@@ -107,6 +109,44 @@ def write_gguf(model: Path, out: Path, quantized: str | None = None, *, tokenize
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_as(base: Path, model: Path, out: Path) -> None:
+    """Write `out` as `base` is, a GGUF file of the same model, with the matrices of the directory `model` in F32.
+
+    ValueError: a matrix of `base` is not there, or has another shape.
+    """
+    gguf = importlib.import_module("gguf")
+    read = gguf.GGUFReader(base)
+    writer = gguf.GGUFWriter(out, read.get_field("general.architecture").contents())
+    for name, field in read.fields.items():
+        if not name.startswith("GGUF.") and name not in {"general.architecture", "general.file_type"}:
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    found = {}
+    for name, tensor in read_tensors(model / "model.safetensors").items():
+        if tensor.ndim > 1:
+            found[gguf_name(name)] = tensor
+    for tensor in read.tensors:
+        shape = tuple(int(n) for n in reversed(tensor.shape))
+        if len(shape) == 1:
+            writer.add_tensor(tensor.name, np.array(tensor.data).reshape(shape))
+            continue
+        if tensor.name not in found or found[tensor.name].shape != shape:
+            msg = f"{model.name} has no {tensor.name} of {shape}, which {base.name} has"
+            raise ValueError(msg)
+        writer.add_tensor(tensor.name, np.ascontiguousarray(widened(found[tensor.name])))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def matrices(path: Path) -> dict[str, tuple[int, int]]:
+    """Numbers and bytes of each matrix in a GGUF file."""
+    read = importlib.import_module("gguf").GGUFReader(path)
+    return {t.name: (int(t.n_elements), int(t.n_bytes)) for t in read.tensors if len(t.shape) > 1}
 
 
 def widened(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

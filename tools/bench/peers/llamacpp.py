@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .gguf import write_gguf
+from .gguf import matrices, write_as, write_gguf  # noqa: F401 - what the worker's words ask for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

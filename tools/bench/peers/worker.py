@@ -1,9 +1,11 @@
 """A worker that waits for one-line commands and times what it is told to do.
 
 Runs in the interpreter of the peer that it drives, alone: it needs NumPy and what the peer's module of this folder
-names as PACKAGES, and nothing of miaotui. Two ways:
+names as PACKAGES, and nothing of miaotui. Its ways:
 
     python -P worker.py convert PEER MODEL OUT DTYPE          write what the engine loads, unless the very same is there
+    python -P worker.py dress PEER BASE MODEL OUT             write BASE, a file of the peer's, with MODEL's matrices
+    python -P worker.py matrices PEER FILE                    say how large each matrix in a file of the peer's is
     python -P worker.py serve PEER OUT DTYPE THREADS CONTEXT  load it and obey
 
 Each side of a comparison is such a process: it does its round, answers with a line of JSON, and sleeps in a read until
@@ -215,8 +217,14 @@ def _recipe(module: Any, model: Path, dtype: str) -> str:  # noqa: ANN401 - a mo
 
 
 def main() -> None:
-    """Convert or serve."""
+    """Do what the command line says, as above."""
     mode, name, *rest = sys.argv[1:]
+    if mode == "dress":
+        driver(name).write_as(*map(Path, rest))
+        return
+    if mode == "matrices":
+        _say(driver(name).matrices(Path(*rest)))
+        return
     if mode == "convert":
         model, out, dtype = rest
         convert(name, Path(model), Path(out), dtype)
