@@ -300,13 +300,17 @@ def test_encoders_and_encoder_decoders_are_rounded_by_their_lines(name, tmp_path
         (["--window", "9"], "--window 9: only with --method"),
         (["--method", "gptq", "--text", "TEXT", "--window", "0"], "--window 0: expected at least 1"),
         (["--method", "gptq", "--text", "EMPTY"], "empty.txt: too short"),
+        (["--method", "gptq", "--text", "MARK"], "mark.txt: too short"),
+        (["--method", "gptq", "--text", "TEXT", "--quantize", "none"], "--method gptq: 'none' rounds no matrix"),
+        (["--method", "gptq", "--text", "TEXT", "--statistics", "TEXT"], r"no statistics that this version reads; rem"),
     ],
 )
 def test_bad_options_are_refused(tmp_path, capsys, more, says):
     word_model(tmp_path / "in")
     (tmp_path / "text.txt").write_text("1 2 3")
     (tmp_path / "empty.txt").write_text("")
-    names = {"TEXT": str(tmp_path / "text.txt"), "EMPTY": str(tmp_path / "empty.txt")}
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbf")
+    names = {name: str(tmp_path / f"{name.lower()}.txt") for name in ("TEXT", "EMPTY", "MARK")}
     assert main(["quantize", str(tmp_path / "in"), str(tmp_path / "out"), *(names.get(m, m) for m in more)]) != 0
     assert re.search(says, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()

@@ -183,6 +183,9 @@ def quantize(  # noqa: PLR0913 - keywords
 
             refuse_quantized(opened.directory, make_load_plan(opened, None))
         plan = make_load_plan(opened, how if isinstance(how, str) else how.quantize)
+        if method is not None and not any(source.quantizes for source in plan):
+            msg = f"--method {method}: {how!r} rounds no matrix; name a form, such as int4"
+            raise InputError(msg)
         if not isinstance(how, str):
             how.save(made / PLAN)
         rounded = None

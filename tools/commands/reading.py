@@ -48,4 +48,4 @@ def text_of(args: argparse.Namespace, **more: Any) -> Text:  # noqa: ANN401 - of
         raise InputError(msg)
     read = read_text(args.text, InputError)
     how = {"lines": args.lines, "quiet": False, **more}
-    return Text(read, args.text.name, args.window, args.tokens, args.statistics, **how)
+    return Text(read.removeprefix("\ufeff"), args.text.name, args.window, args.tokens, args.statistics, **how)

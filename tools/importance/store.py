@@ -40,7 +40,8 @@ def read_arrays(file: Path, mark: str) -> dict[str, NDArray[Any]]:
         whole = digest == _digest(arrays)
     except Exception as e:
         raised_in_handler(e)
-        msg = f"{file}: no statistics that this version reads ({printable(e)}); remove it, or name another file"
+        why = f" ({printable(e)})" if isinstance(e, OSError) else ""  # NumPy's own words are of pickles
+        msg = f"{file}: no statistics that this version reads{why}; remove it, or name another file"
         raise InputError(msg) from e
     if not whole:
         msg = f"{file}: damaged since it was written: its arrays are not those that it was written with; remove it"
