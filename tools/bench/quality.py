@@ -156,12 +156,14 @@ def _converted(python: str, path: Path, texts: list[list[int]]) -> Iterator[Way]
 
 
 def _texts(args: argparse.Namespace) -> list[list[int]]:
-    """Ids to predict: windows of the file, or held-out stories with `</s>` after each."""
+    """Ids to predict: windows of the file, each begun as a text is, or held-out stories with `</s>` after each."""
     with load(args.model) as model:
         if args.file is None:
             return [[*model.tokenizer.encode(s), *model.config.eos_ids[:1]] for s in held_out(args.stories)]
         ids = model.tokenizer.encode(args.file.read_text(encoding="utf-8"))[: args.tokens + 1]
+        begin = model.tokenizer.encode("")[:1]
     cut = [ids[at : at + args.window + 1] for at in range(0, len(ids) - 1, args.window)]
+    cut = [window if window[: len(begin)] == begin else begin + window[1:] for window in cut]
     if not cut:
         msg = f"{args.file.name}: {len(ids)} tokens; expected at least 2"
         raise InputError(msg)
