@@ -123,7 +123,7 @@ def draft_model(
     }
     try:
         if _is_plan(draft):
-            at = prepared.opened.directory
+            at = prepared.opened.place
             options |= {"quantize": request.quantize, "adapter": request.adapter, "adapters": request.adapters}
             options |= {"prune": draft, "max_context": prepared.program.n_context}
             model = load(at, options, lender)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .errors import MiaotuiError
+    from .loader.checkpoint import Checkpoint
     from .loader.load_plan import LoadPlan
     from .loader.open import Opened
     from .loader.quantize import PackRows
@@ -77,9 +78,15 @@ START = "decoder_start_token_id"
 @usual_floats()
 @memory_named("load")
 @whole_imports()
-def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
-    """Open a Hugging Face directory or hub name as a `Model`.
+def load(
+    path: str | Path | None = None, *, config: object = None, tensors: object = None, **options: Unpack[LoadKwargs]
+) -> Model:
+    """Open a Hugging Face directory or hub name as a `Model`; or one that is in memory already.
 
+    `tensors`: arrays by name, NumPy's or any that DLPack can read (PyTorch's state_dict), or a module that has
+    `state_dict()`; `config`: a dict as config.json holds, or an object with `to_dict()`; None: the module's own, or
+    that of `path`, which otherwise gives the tokenizer alone. They are read where they lie: change none of them while
+    the model is open (docs/from-memory.md).
     `device`: "cpu", or "cuda" for an NVIDIA GPU (the cuda extra), whose memory then holds the weights and the arena.
     `threads`: of a step; "auto" (the default): as many of the cores that this process may use as the step is worth,
     which is one for a token of a small model. No count changes an answer. `max_context`: positions to reserve (default:
@@ -121,10 +128,24 @@ def load(path: str | Path, **options: Unpack[LoadKwargs]) -> Model:
     Errors: `CheckpointError`, `ConfigError`, `HubError`, `InputError`, `PlanError`, `MemoryLimitError`, `BackendError`,
     `ProfileError`.
     """
-    return _loaded(path, options)
+    return _loaded(_place(path, config, tensors, options.get("revision")), options)
 
 
-def _loaded(path: str | Path, options: LoadKwargs, lender: Lender | None = None) -> Model:
+def _place(path: str | Path | None, config: object, tensors: object, revision: str | None) -> str | Path | Checkpoint:
+    """What is to be opened. Errors: `InputError`."""
+    if tensors is None:
+        if config is not None or path is None:
+            what = "path: there is none" if config is None else "config: it describes no tensors"
+            msg = f"{what}; give a directory or a hub name, or a config and tensors"
+            raise InputError(msg)
+        return path
+    from .loader.given import given  # noqa: PLC0415 - few need it
+    from .loader.hub import locate  # noqa: PLC0415 - as above
+
+    return given(None if path is None else locate(path, revision=revision), config, tensors)
+
+
+def _loaded(path: str | Path | Checkpoint, options: LoadKwargs, lender: Lender | None = None) -> Model:
     """`lender`: of the model that this one drafts for, as a part of it."""
     began = time.perf_counter()
     asked = parse_options(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import TokenizerError
+from .loader.checkpoint import MEMORY
 from .loader.paths import is_there
 from .loader.text.tokenizer import Tokenizer
 from .loader.text.vocab_fallback import make_replacement
@@ -34,6 +35,9 @@ class Tokenizing:
     def tokenizer(self) -> Tokenizer:
         """It maps ids to the rows of a cut vocabulary. `TokenizerError`."""
         directory, cut = self._directory, self._cut
+        if directory == MEMORY:
+            msg = "this model was loaded from memory, without a tokenizer: give ids, or load(DIRECTORY, tensors=...)"
+            raise TokenizerError(msg)
         t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
         if kept is not None and len(kept) != cut.before.n_vocab:
             msg = (

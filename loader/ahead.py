@@ -113,7 +113,8 @@ def fetch_whole(opened: Opened) -> None:
     config, checkpoint = opened.config, opened.checkpoint
     parts = () if config.decoder is None or config.encoder is not None else config.decoder.layers
     if (
-        opened.corrections
+        checkpoint.fetched
+        or opened.corrections
         or not parts
         or any(getattr(part, "experts", None) is not None for layer in parts for part in layer)
     ):

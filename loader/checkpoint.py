@@ -12,7 +12,7 @@ import math
 import mmap
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
     from .foreign.coded import Coded
 
-__all__ = ["CONFIG", "MODULES", "Checkpoint", "open_checkpoint"]
+__all__ = ["CONFIG", "MEMORY", "MODULES", "Checkpoint", "open_checkpoint"]
 
 CONFIG, GENERATION, MODULES = "config.json", "generation_config.json", "modules.json"
+#: The directory of a model that is in memory (`given.py`), in errors.
+MEMORY = Path("<memory>")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: What a directory of an adapter is told.
 ADAPTER = "is a PEFT adapter, not a model: give its base model, which it is merged into with adapter=... (--adapter)"
@@ -58,6 +60,9 @@ _NUMPY: dict[str, type[np.generic]] = {
 
 class Checkpoint:
     """An open directory. `config` and `generation` are the files' own dicts; `tensors` spans all shards."""
+
+    #: Whether its tensors are files, which can be opened again.
+    on_disk: ClassVar[bool] = True
 
     def __init__(
         self, directory: Path, config: dict[str, Any], generation: dict[str, Any] | None, headers: Mapping[str, Header]

@@ -61,6 +61,11 @@ class Opened:
         """Where it lies."""
         return self.checkpoint.directory
 
+    @property
+    def place(self) -> Path | Checkpoint:
+        """What opens it once more."""
+        return self.directory if self.checkpoint.on_disk else self.checkpoint
+
     @once
     def model_tensors(self) -> ModelTensors:
         """Which tensor each weight is made from: compared with the config at first use. Errors: `CheckpointError`."""
@@ -112,15 +117,17 @@ def _without_head(config: Config, checkpoint: Checkpoint) -> Config:
     return replace(config, lm_head=False) if said else config
 
 
-def open_model(path: str | Path, *, revision: str | None = None, adapter: str | Path | None = None) -> Opened:
+def open_model(
+    path: str | Path | Checkpoint, *, revision: str | None = None, adapter: str | Path | None = None
+) -> Opened:
     """Open a directory or a hub name: config.json, generation_config.json, the index and all headers; no data is read.
 
-    Sizes that config.json has wrong are put right where the tensors agree (`reconcile`). `adapter`: the directory or
-    hub name of a PEFT adapter, with which the weights are what merging it makes of them. Errors: `HubError`,
-    `CheckpointError` for missing or damaged files and tensors that contradict each other, `ConfigError` for a config
-    that is none, or asks for maths that we do not do.
+    Or take a `Checkpoint` that is open already. Sizes that config.json has wrong are put right where the tensors agree
+    (`reconcile`). `adapter`: the directory or hub name of a PEFT adapter, with which the weights are what merging it
+    makes of them. Errors: `HubError`, `CheckpointError` for missing or damaged files and tensors that contradict each
+    other, `ConfigError` for a config that is none, or asks for maths that we do not do.
     """
-    checkpoint = open_checkpoint(locate(path, revision=revision))
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(locate(path, revision=revision))
     try:
         where = str(checkpoint.directory / CONFIG)
         _check_quantization(checkpoint)
