@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .encode import Pairs, Vectors
     from .loader.sentence import Sentence
+    from .tracing import Trace
 
 __all__ = ["Arrays"]
 
@@ -55,6 +56,44 @@ class Arrays(Loaded):
         self._no_types(token_types)
         self._check_kind("logits", encoder=False)
         return self._rows(ids, "logits", self.config.n_vocab, adapter=number)
+
+    @memory_named("trace")
+    def trace(self, ids: object, *, token_types: object = None, decoder_ids: object = None) -> Trace:
+        """[T] ids -> every intermediate in float64, by the names of the model's modules (docs/trace.md).
+
+        Computed by the reference in NumPy, with nothing rounded but the weights as they are here: a definition, and
+        slow. Arguments as those of `logits`. Errors: `InputError`.
+        """
+        from .tracing import trace  # noqa: PLC0415 - few need it
+
+        config = self.config
+        after: list[int] | None = None
+        if config.seq2seq and config.head is not None:
+            msg = f"trace: {config.family} is an encoder-decoder with a classifier's head, which is not traced"
+            raise InputError(msg)
+        if config.seq2seq:
+            after = self._decoder_ids(decoder_ids)
+        elif decoder_ids is not None:
+            msg = f"decoder_ids: {config.family} is not an encoder-decoder; leave them out"
+            raise InputError(msg)
+        types = None if token_types is None else checked_ids(token_types)
+        if config.decoder is not None:
+            self._no_types(token_types)
+        read = self._source(ids, "ids") if config.seq2seq else self._ids(ids)
+        if types is not None and len(types) != len(read):
+            msg = f"token_types: {len(types)} of {len(read)} tokens; expected one for each"
+            raise InputError(msg)
+        weights = self._session.weights
+        return trace(config, weights, self.receipt, read, decoder_ids=after, types=types)
+
+    def exact_logits(
+        self, ids: object, *, token_types: object = None, decoder_ids: object = None
+    ) -> NDArray[np.float64]:
+        """As `logits`, in float64 (`trace`): what those would be if nothing were rounded but the weights.
+
+        Errors: `InputError`, also for a model without a head.
+        """
+        return self.trace(ids, token_types=token_types, decoder_ids=decoder_ids).logits
 
     @memory_named("hidden")
     def hidden(self, ids: object, *, token_types: object = None, adapter: str | None = None) -> NDArray[np.float32]:

@@ -143,7 +143,7 @@ def _judged(
         if end not in ids:
             msg = f"text {n} lacks the id {end} (eos_token_id), at whose last place this {config.family}'s head reads"
             raise InputError(msg)
-        first = ids[_place(head, ids)] if head.shifted.wraps else config.decoding.start
+        first = ids[place_of(head, ids)] if head.shifted.wraps else config.decoding.start
         last = len(ids) - 1 - ids[::-1].index(end)
         with Sequence(session, source=ids, adapter=text.adapter) as sequence:
             yield sequence.feed([first, *ids[:last]])
@@ -152,7 +152,7 @@ def _judged(
 def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np.float32]]:
     starts = np.cumsum([0, *(len(text.ids) for text in texts)]).tolist()
     if head.pooled:
-        rows = [at + _place(head, text.ids) for at, text in zip(starts, texts, strict=False)]
+        rows = [at + place_of(head, text.ids) for at, text in zip(starts, texts, strict=False)]
         return list(session.whole.scores(texts, rows))
     rows = [at + row for at, text in zip(starts, texts, strict=False) for row in text.asked]
     scores = session.whole.scores(texts, rows)
@@ -160,7 +160,7 @@ def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np
     return [scores[a:b] for a, b in pairwise(ends)]
 
 
-def _place(head: Head, ids: Ids[int]) -> int:
+def place_of(head: Head, ids: Ids[int]) -> int:
     """The token that a head which gives a text something reads; of padding alone the first, as transformers."""
     if head.pooling != "last":
         return 0

@@ -18,6 +18,7 @@ from .relative import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "acted"]
 
 
 class Reference:
@@ -84,7 +85,7 @@ class Reference:
         """[T, d_model]."""
         return w.f64()[self.types]
 
-    def once(self, n: int) -> nullcontext[None]:  # noqa: ARG002 - as the recorder
+    def once(self, n: int) -> AbstractContextManager[None]:  # noqa: ARG002 - as the recorder
         """Here nothing is kept from step to step."""
         return nullcontext()
 
@@ -107,13 +108,20 @@ class Reference:
         residual: Array | None = None,
     ) -> Array:
         """[t, k] -> [t, n]; the input rounded as `precision` has it for such a weight."""
-        _, rounds = product_of(self.precision, w)
-        x = getattr(self, rounds)(x) if rounds else x
-        y: Array = x @ w.f64().T
+        y: Array = self.rounded(x, w) @ w.f64().T
         y = y if b is None else y + b.f64()
-        y = y if act is None else _act(y, act)
+        y = y if act is None else acted(y, act)
         y = y if times is None else y * times
         return y if residual is None else residual + y
+
+    def rounded(self, x: Array, w: Weight, *, expert: bool = False) -> Array:
+        """A product's input [t, k], as `precision` has it for such a weight."""
+        _, rounds = product_of(self.precision, w, expert=expert)
+        y: Array = getattr(self, rounds)(x) if rounds else x
+        return y
+
+    def attended(self, layer: int, weights: Array) -> None:
+        """What a layer's queries gave each key, [n_heads, T, S]: nothing is kept here."""
 
     def _adapter(self, adapters: tuple[Adapter | None, ...]) -> Adapter | None:
         return adapters[self.adapter - 1] if self.adapter else None
@@ -143,7 +151,7 @@ class Reference:
             y[:, a.ids.f64().astype(int)] = h
         b = b if a is None or a.bias is None else a.bias
         y = y if b is None else y + b.f64()
-        y = y if act is None else _act(y, act)
+        y = y if act is None else acted(y, act)
         y = y if times is None else y * times
         return y if residual is None else residual + y
 
@@ -287,8 +295,9 @@ class Reference:
         reach = window or len(k) + t
         s[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
         e = np.exp(s - s.max(-1, keepdims=True))
-        w = e if rounded is None else rounded(e)
-        y: Array = np.einsum("hts,shd->thd", w / e.sum(-1, keepdims=True), v)
+        w = (e if rounded is None else rounded(e)) / e.sum(-1, keepdims=True)
+        self.attended(layer, w)
+        y: Array = np.einsum("hts,shd->thd", w, v)
         return y.reshape(t, -1)
 
     def head_products(self, x: Array, table: Array, heads: int, n: int) -> Array:
@@ -320,7 +329,9 @@ class Reference:
         s = (s if by_key is None else s + by_key[key, :, row].transpose(2, 0, 1)) * scale
         s[:, causal & (key > at)] = -np.inf
         e = np.exp(s - s.max(-1, keepdims=True))
-        y: Array = np.einsum("hts,shd->thd", e / e.sum(-1, keepdims=True), v)
+        w = e / e.sum(-1, keepdims=True)
+        self.attended(layer, w)
+        y: Array = np.einsum("hts,shd->thd", w, v)
         return y.reshape(t, -1)
 
     def cross_write(self, layer: int, k: Array, v: Array, heads: int) -> None:
@@ -361,12 +372,11 @@ class Reference:
         n, k = ws[0].shape
         ids = routes[:, : routes.shape[1] // 2].astype(int)
         x = np.broadcast_to(x.reshape(len(x), -1, k), (*ids.shape, k))  # [t, k] or [t, c * k] -> [t, c, k]
-        _, rounds = product_of(self.precision, ws[0], expert=True)
-        x = getattr(self, rounds)(x.reshape(-1, k)).reshape(x.shape) if rounds else x
+        x = self.rounded(x.reshape(-1, k), ws[0], expert=True).reshape(x.shape)
         every = {e: ws[e].f64() for e in np.unique(ids)}
         y = np.array([[every[e] @ v for e, v in zip(*both, strict=True)] for both in zip(ids, x, strict=True)])
         y = y.reshape(len(x), ids.shape[1] * n)
-        y = y if act is None else _act(y, act)
+        y = y if act is None else acted(y, act)
         return y if times is None else y * times
 
     def expert_sum(
@@ -429,7 +439,7 @@ def _whole(x: Array, most: int, least: float) -> Array:
     return y.reshape(t, -1)[:, :k]
 
 
-def _act(x: Array, kind: Activation) -> Array:
+def acted(x: Array, kind: Activation) -> Array:
     """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu; its square; tanh."""
     y: Array = np.maximum(x, 0)
     if kind == "silu":

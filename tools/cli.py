@@ -166,6 +166,28 @@ COMMANDS = {
             "miaotui perplexity wiki.test.raw --model path/to/checkpoint --window 512 --tokens 4096 --json",
         ),
     ),
+    "trace": Command(
+        "what a model computes for a text, step by step",
+        "Every product, norm, attention and layer in float64, by the names of the model's modules: shapes and sizes, "
+        "or with --save the numbers. docs/trace.md.",
+        (
+            'miaotui trace "Once upon a time"',
+            'miaotui trace --model path/to/checkpoint --ids "1 5 9" --save trace.safetensors',
+        ),
+        "by the names of its modules; `--json`, `--save FILE`",
+    ),
+    "compare": Command(
+        "where two models part: the first step that differs, and by how much",
+        "Both read the same text; every step that both have is compared in float64. The second may be another "
+        "checkpoint, the same one rounded or cut, or what another program saved as safetensors, by the same names. "
+        "docs/trace.md.",
+        (
+            'miaotui compare path/to/checkpoint path/to/other --text "Once upon a time"',
+            'miaotui compare path/to/checkpoint --quantize int4 --text "Once upon a time"',
+            'miaotui compare path/to/checkpoint activations.safetensors --ids "1 5 9"',
+        ),
+        "two checkpoints, a rounded or cut one, or saved activations",
+    ),
     "evaluate": Command(
         "how good a model's answers are: a task's metrics on a data file",
         "Ask a model for an answer to every example of a file, and report the task's metrics: a report of classes, "

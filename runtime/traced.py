@@ -1,0 +1,213 @@
+"""The oracle, keeping what it computes: every product, norm, row and layer by name, in float64.
+
+Nothing is rounded but the weights, as they are stored or quantised: neither the inputs of products nor the cache.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .encoding import place_of
+from .forward.decoder import decoder
+from .forward.encoder import cross_caches, encoder
+from .forward.encoder import head as head_on
+from .reference import Reference, acted
+from .rope import rope_tables
+from .spec import Attention
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from collections.abc import Sequence as Ids
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+    from .spec import Activation, Config, FeedForward, Weight, Weights
+
+    Array = NDArray[np.float64]
+
+__all__ = ["ATTENTION", "LOGITS", "ROWS", "layer_of", "traced"]
+
+#: What follows a layer's name where attention's weights are, [n_heads, T, S].
+ATTENTION = ":attention"
+#: The name of what comes out at the end.
+LOGITS = "logits"
+#: What follows the name of an embedding whose rows are scaled before anything reads them: some modules scale within.
+ROWS = ":rows"
+_LAYER = re.compile(r"(.*?\.[0-9]+)(?=\.)")
+
+
+def layer_of(name: str) -> str | None:
+    """`model.layers.3.mlp.up_proj` -> `model.layers.3`; None outside the layers."""
+    found = _LAYER.match(name)
+    return None if found is None else found[1]
+
+
+class _Traced(Reference):
+    """What its names are: those of the tensors, less their last part, as hooks on modules have them."""
+
+    def __init__(  # noqa: PLR0913 - what a text is
+        self,
+        ids: Ids[int],
+        config: Config,
+        names: Mapping[str, str],
+        seen: dict[str, Array],
+        *,
+        types: Ids[int] | None = None,
+        row: int | None = None,
+    ) -> None:
+        """`row`: the one token whose results are asked for; None: all."""
+        caches = [_empty(layer) for layer in config.stack.layers]
+        of_types = None if types is None else np.asarray(types, np.int64)
+        n_rows = len(ids) if row is None else 1
+        super().__init__(np.asarray(ids, np.int64), 0, caches, n_rows, types=of_types)
+        self.names, self.seen, self.row = names, seen, row
+        self.embedding: Weight | None = None
+        self.scaled = config.stack.embed_scale != 1
+        self._layer: str | None = None
+        self._aside = False
+
+    def _put(self, name: str, y: Array) -> None:
+        """Under its name; what is computed again, as shared layers are, has a number behind it."""
+        n, base = 1, name
+        while name in self.seen:
+            n += 1
+            name = f"{base}#{n}"
+        self.seen[name] = np.array(y)
+
+    def _note(self, w: Weight, y: Array, x: Array | None, before: Array | None = None) -> Array:
+        """`x`: what it was made from, the last layer's output where another begins; or else that is `before`."""
+        name = self.names.get(w.name, w.name)
+        layer = layer_of(name)
+        if not self._aside:
+            self.enter(layer, before if before is not None and layer is None else x)
+            if x is None and self.scaled:
+                self._put(name + ROWS, y)
+            elif x is None or w is not self.embedding:  # the product with it is the logits, scaled or not
+                self._put(name, y)
+        return y
+
+    def enter(self, layer: str | None, x: Array | None) -> None:
+        """What comes is of this layer; what it reads is what the one before put out."""
+        if layer != self._layer:
+            if self._layer is not None and x is not None:
+                self._put(self._layer, x)
+            self._layer = layer
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is computed within has no name: it is no part of a token's way."""
+        before, self._aside = self._aside, True
+        yield
+        self._aside = before
+
+    def once(self, n: int) -> AbstractContextManager[None]:  # noqa: ARG002 - as the recorder
+        """Tables of a model, which no token makes."""
+        return self.aside()
+
+    def rounded(self, x: Array, w: Weight, *, expert: bool = False) -> Array:  # noqa: ARG002 - as it has them
+        """As it is."""
+        return x
+
+    def _rounded(self, x: Array) -> Array:
+        return x
+
+    def embed(self, w: Weight) -> Array:
+        """[T, d_model]."""
+        self.embedding = w
+        return self._note(w, super().embed(w), None)
+
+    def embed_positions(self, w: Weight) -> Array:
+        """[T, d_model]."""
+        return self._note(w, super().embed_positions(w), None)
+
+    def embed_types(self, w: Weight) -> Array:
+        """[T, d_model]."""
+        return self._note(w, super().embed_types(w), None)
+
+    def linear(  # noqa: PLR0913 - as the oracle's
+        self,
+        x: Array,
+        w: Weight,
+        b: Weight | None = None,
+        *,
+        act: Activation | None = None,
+        times: Array | None = None,
+        residual: Array | None = None,
+    ) -> Array:
+        """The product with its bias is kept, before what follows it."""
+        y = self._note(w, super().linear(x, w, b), x, residual)
+        y = y if act is None else acted(y, act)
+        y = y if times is None else y * times
+        return y if residual is None else residual + y
+
+    def rms_norm(self, x: Array, w: Weight, eps: float, groups: int = 1) -> Array:
+        """As the oracle's."""
+        return self._note(w, super().rms_norm(x, w, eps, groups), x)
+
+    def layer_norm(self, x: Array, w: Weight, b: Weight | None, eps: float) -> Array:
+        """As the oracle's."""
+        return self._note(w, super().layer_norm(x, w, b, eps), x)
+
+    def take_rows(self, x: Array) -> Array:
+        """Of the tokens that are asked for."""
+        return x if self.row is None else x[self.row : self.row + 1]
+
+    def attended(self, layer: int, weights: Array) -> None:
+        """Under the layer's name."""
+        if not self._aside:
+            self._put((self._layer or f"layers.{layer}") + ATTENTION, weights)
+
+
+def _empty(layer: tuple[Attention | FeedForward, ...]) -> tuple[Array, Array]:
+    """A layer's cache, with nothing in it."""
+    own = [s for s in layer if isinstance(s, Attention) and not s.cross]
+    shape = (0, own[0].n_kv_heads, own[0].d_head) if own else (0, 1, 1)
+    return np.zeros(shape), np.zeros(shape)
+
+
+def traced(  # noqa: PLR0913 - what a text is
+    config: Config,
+    weights: Weights,
+    names: Mapping[str, str],
+    ids: Ids[int],
+    *,
+    decoder_ids: Ids[int] | None = None,
+    types: Ids[int] | None = None,
+) -> dict[str, Array]:
+    """Every intermediate of a text by name, in the order in which they are computed; `LOGITS` last, where there are.
+
+    `names`: of each weight, of the module that it is of. An encoder-decoder's encoder reads `ids`.
+    """
+    seen: dict[str, Array] = {}
+    out: Array | None = None
+    row = None if config.head is None or not config.head.pooled else place_of(config.head, ids)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if config.seq2seq:
+            assert decoder_ids is not None  # noqa: S101 - its caller has asked
+            ops = _Traced(ids, config.encoding, names, seen, types=types)
+            hidden = encoder(ops, config.encoding, weights.encoding, rope_tables(config.encoding, len(ids)))
+            ids = decoder_ids
+            ops = _Traced(ids, config, names, seen)
+            with ops.aside():
+                cross_caches(ops, config, weights, hidden)
+            of_decoder = decoder(ops, config, weights, rope_tables(config, len(ids)))
+            out = of_decoder[1]
+        elif config.decoder is None:
+            ops = _Traced(ids, config, names, seen, types=types, row=row)
+            hidden = encoder(ops, config, weights, rope_tables(config, len(ids)))
+            ops.enter(None, hidden)
+            if config.head is not None:
+                out = head_on(ops, config, config.head, weights, hidden)
+        else:
+            ops = _Traced(ids, config, names, seen, row=row)
+            of_decoder = decoder(ops, config, weights, rope_tables(config, len(ids)))
+            ops.enter(None, of_decoder[0])
+            out = of_decoder[1]
+    if out is not None:
+        seen[LOGITS] = out if row is None else out[0]
+    return seen

@@ -1,0 +1,180 @@
+"""`Model.trace`, `Model.exact_logits`, `miaotui trace` and `miaotui compare`: what a model computes, by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import miaotui
+import numpy as np
+import pytest
+from helpers import open_weights, oracle
+from miaotui.errors import CheckpointError, InputError
+from miaotui.loader.activations import read_activations
+from miaotui.loader.checkpoint import open_checkpoint
+from miaotui.tools import cli, demo
+from miaotui.tracing import Difference, differences
+from test_given import IDS, MODULES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    with miaotui.load(demo.path()) as model:
+        yield model
+
+
+def test_exact_logits_are_the_oracle_s(model: Any) -> None:
+    """But for the cache, which is not rounded here; and what kernels compute is near."""
+    wanted = oracle(*open_weights(demo.path()), IDS)
+    got = model.exact_logits(IDS)
+    assert (got.dtype, got.shape) == (np.float64, (len(IDS), model.config.n_vocab))
+    assert np.abs(got - wanted).max() < 1e-5
+    assert np.abs(got - model.logits(IDS)).max() < 1e-3
+
+
+def test_names_are_those_of_modules(model: Any) -> None:
+    trace = model.trace(IDS)
+    names = list(trace)
+    assert names[0] == "model.embed_tokens"
+    assert names[-2:] == ["model.norm", "logits"]
+    for name, width in (("self_attn.q_proj", 128), ("mlp.down_proj", 128), ("input_layernorm", 128)):
+        assert trace[f"model.layers.3.{name}"].shape == (len(IDS), width)
+    weights = trace["model.layers.5:attention"]
+    assert np.allclose(weights.sum(-1), 1)
+    assert not np.triu(weights[0], 1).any()
+    last, o, down = (trace[f"model.layers.0{part}"] for part in ("", ".self_attn.o_proj", ".mlp.down_proj"))
+    assert np.allclose(last, trace["model.embed_tokens"] + o + down)
+    assert trace.ids == tuple(IDS)
+
+
+def test_what_is_cut_keeps_its_own_names() -> None:
+    with miaotui.load(demo.path(), prune="keep-layers=1,4") as model:
+        names = set(model.trace(IDS))
+    assert {"model.layers.1", "model.layers.4", "model.layers.4.mlp.up_proj"} <= names
+    assert not any(".0." in name or ".2." in name for name in names)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_step_is_what_hooks_on_the_modules_see(name: str) -> None:
+    """transformers computes its angles, some softmaxes and norms in float32."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config, kind, sizes = MODULES[name]
+    torch.manual_seed(0)
+    module = getattr(transformers, kind)(getattr(transformers, config)(**sizes)).double().eval()
+    module.set_attn_implementation("eager")
+    if "moe" in name:
+        module.set_experts_implementation("eager")
+    seen: dict[str, Any] = {}
+    for called, part in module.named_modules():
+
+        def keep(_module: object, _given: object, out: Any, called: str = called) -> None:
+            out = out[0] if isinstance(out, tuple) else out
+            if torch.is_tensor(out):
+                seen.setdefault(called, out.detach().numpy())
+
+        part.register_forward_hook(keep)
+    after: dict[str, Any] = {"decoder_ids": [0, 3]} if name == "t5" else {}
+    with torch.no_grad():
+        given = {"decoder_input_ids": torch.tensor([[0, 3]])} if after else {}
+        logits = module(torch.tensor([IDS]) % 96, **given).logits[0].numpy()
+    ids = [i % 96 for i in IDS]
+    with miaotui.load(tensors=module) as model:
+        trace = model.trace(ids, **after)
+        assert np.abs(model.exact_logits(ids, **after) - logits).max() < 1e-6
+    found = differences(trace, seen)
+    assert len(found) >= 15
+    assert {f"{layer}" for layer in seen if layer.rpartition(".")[2].isdigit() and "block.0.layer" not in layer} & {
+        d.name for d in found
+    }
+    assert max(found, key=lambda d: d.relative).relative < 2e-6, [str(d) for d in found if d.relative >= 2e-6]
+
+
+def test_a_difference_says_how_much_and_where() -> None:
+    x = np.ones((2, 3))
+    y = x.copy()
+    y[1, 2] = 1.5
+    (found,) = differences({"a": x, "b": x}, {"a": y, "c": y})
+    assert (found.name, found.at, found.values) == ("a", (1, 2), (1.0, 1.5))
+    assert found.relative == pytest.approx(0.5 / np.sqrt((5 + 2.25) / 6))
+    assert str(found).startswith("a: 0.455 of its rms, at [1, 2]: 1 and 1.5")
+    assert differences({"a": x}, {"a": y[:1]}) == [Difference("a", np.inf)]
+    assert differences({"a": x}, {"a": x[None]})[0].relative == 0
+    heads = np.arange(12.0).reshape(2, 6)
+    assert differences({"a": heads}, {"a": heads.reshape(2, 3, 2).swapaxes(0, 1)[None]})[0].relative == 0
+    nan = np.full((1, 1), np.nan)
+    assert differences({"a": nan}, {"a": nan})[0].relative == 0
+    assert differences({"a": nan}, {"a": np.ones((1, 1))})[0].relative == np.inf
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    code = cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "t.safetensors"
+    code, out, _ = run(capsys, "trace", "--ids", "1 5 9", "--save", saved)
+    assert code == 0
+    assert out.splitlines()[0].startswith("model.embed_tokens")
+    assert "3 x 128   rms " in out
+    told = json.loads(run(capsys, "trace", "--ids", "1,5,9", "--json")[1])
+    assert told["ids"] == [1, 5, 9]
+    assert told["arrays"]["logits"]["shape"] == [3, 1024]
+    assert set(read_activations(saved)) == set(told["arrays"])
+    code, out, _ = run(capsys, "compare", demo.path(), saved, "--ids", "1 5 9")
+    assert (code, "nothing differs by more than 0.0001" in out) == (0, True)
+    code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once upon", "--quantize", "int4,embed=none")
+    assert (code, "; the first that differs: model.layers.0.self_attn.q_proj: " in out) == (1, True)
+    code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once", "--prune", "keep-layers=0-3", "--json")
+    assert (code, json.loads(out)["first"]) == (1, "model.norm")
+
+
+WRONG = [
+    (["trace"], "give a text or --ids, one of the two"),
+    (["trace", "Once", "--ids", "1"], "--ids 1: a text is given too"),
+    (["trace", "--ids", "1 x"], '--ids 1 x: expected whole numbers, as in --ids "1 5 9"'),
+    (["trace", "--ids", "9999"], "9999"),
+    (["trace", "Once", "--decoder-ids", "1"], "--decoder-ids: llama is not an encoder-decoder"),
+    (["compare", demo.path(), "--text", "a", "--tolerance", "nan"], "--tolerance nan: expected a number"),
+    (["compare", demo.path(), "none.safetensors", "--text", "a"], "none.safetensors"),
+    (["compare", demo.path(), "OTHER", "--text", "a"], "none of its 1 names is one of"),
+    (["compare", demo.path(), "OTHER", "--text", "a", "--quantize", "int8"], "--quantize: .* holds activations"),
+    (["compare", demo.path(), "WHOLE", "--text", "a"], "holds no floats"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), WRONG, ids=[says for _, says in WRONG])
+def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[Any], says: str) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.ones(3, np.float32)}, tmp_path / "other.safetensors")
+    save_file({"x": np.ones(3, np.int32)}, tmp_path / "whole.safetensors")
+    names = {"OTHER": tmp_path / "other.safetensors", "WHOLE": tmp_path / "whole.safetensors"}
+    code, out, err = run(capsys, *(names.get(str(word), word) for word in words))
+    assert (code != 0, out) == (True, "")
+    assert re.search(says, err), err
+
+
+def test_errors_in_python(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="token_types"):
+        model.trace(IDS, token_types=[0, 0, 0, 0])
+    config = json.loads((demo.path("encoder") / "config.json").read_text()) | {"architectures": ["BertModel"]}
+    with (
+        open_checkpoint(demo.path("encoder")) as files,
+        miaotui.load(
+            config=config,
+            tensors={
+                n: (files.array(n).astype(np.uint32) << 16).view(np.float32) for n in files.tensors if "cls." not in n
+            },
+        ) as encoder,
+        pytest.raises(InputError, match="no head"),
+    ):
+        encoder.exact_logits([1, 2])
+    (tmp_path / "x.safetensors").write_bytes(b"1234567890")
+    with pytest.raises(CheckpointError):
+        read_activations(tmp_path / "x.safetensors")

@@ -1,0 +1,81 @@
+"""`miaotui compare`: where two models part, by what each step of a text gives in float64 (`tracing.py`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ...loader.activations import read_activations
+from ...model import load
+from ...tracing import differences
+from .arguments import add_quantize, given_model
+from .trace import add_text, read
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+__all__ = ["add_arguments", "main"]
+
+#: Of a step's root mean square: less is what another order of float32 sums may make.
+TOLERANCE = 1e-4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("one", type=given_model, metavar="A", help="a Hugging Face directory, or a hub name")
+    parser.add_argument(
+        "other",
+        type=given_model,
+        nargs="?",
+        metavar="B",
+        help="another, or a .safetensors file of activations by the names of modules (default: A)",
+    )
+    parser.add_argument("--text", metavar="TEXT", help="what both read")
+    add_text(parser)
+    add_quantize(parser)
+    parser.add_argument("--prune", metavar="PLAN", help="what to keep of B: a plan's file, or its short forms")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        metavar="X",
+        help=f"a step differs where it is further apart, as a share of its root mean square (default: {TOLERANCE})",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print every step's difference, and the first that is too large; 1 if there is one."""
+    if args.tolerance < 0 or args.tolerance != args.tolerance:
+        msg = f"--tolerance {args.tolerance}: expected a number, at least 0"
+        raise InputError(msg)
+    changed = {name: value for name in ("quantize", "prune") if (value := getattr(args, name)) is not None}
+    given = args.one if args.other is None else args.other
+    saved = str(given).endswith(".safetensors") and Path(given).is_file()
+    if saved and changed:
+        msg = f"--{next(iter(changed))}: {given} holds activations, which have been made"
+        raise InputError(msg)
+    with load(args.one) as model:
+        one = read(model, args.text, args.ids, args.decoder_ids)
+    other: Mapping[str, Any]
+    if saved:
+        other = read_activations(given)
+    else:
+        with load(given, **changed) as model:
+            other = read(model, args.text, args.ids, args.decoder_ids)
+    every = differences(one, other)
+    if not every:
+        msg = f"{given}: none of its {len(other)} names is one of {args.one}'s, such as {next(iter(one))}"
+        raise InputError(msg)
+    first = next((d for d in every if d.relative > args.tolerance), None)
+    if args.json:
+        steps = [{"name": d.name, "relative": d.relative, "at": list(d.at), "values": list(d.values)} for d in every]
+        print(json.dumps({"first": None if first is None else first.name, "steps": steps}, indent=1))
+        return int(first is not None)
+    print(*every, sep="\n")
+    apart = f"the first that differs: {first}" if first else f"nothing differs by more than {args.tolerance:g}"
+    print(f"{len(every)} steps of {len(one)} and {len(other)}; {apart}")
+    return int(first is not None)
