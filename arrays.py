@@ -86,6 +86,21 @@ class Arrays(Loaded):
         weights = self._session.weights
         return trace(config, weights, self.receipt, read, decoder_ids=after, types=types)
 
+    @memory_named("trace")
+    def layer_ids(self, trace: Trace) -> dict[str, list[int]]:
+        """Layer -> the likeliest id after each token of a trace, if that layer were the last (the "logit lens").
+
+        Errors: `InputError` for a model that is no decoder with a head for tokens.
+        """
+        from .runtime.traced import first_ids, layer_of  # noqa: PLC0415 - few need it
+
+        config, weights = self.config, self._session.weights
+        if config.decoder is None or config.seq2seq or not config.writes:
+            msg = f"layer_ids: {config.family} is {config.kind}; expected a decoder with a head for tokens"
+            raise InputError(msg)
+        layers = dict.fromkeys(layer for name in trace if (layer := layer_of(name)) in trace)
+        return {str(layer): first_ids(config, weights, trace[str(layer)]).tolist() for layer in layers}
+
     def exact_logits(
         self, ids: object, *, token_types: object = None, decoder_ids: object = None
     ) -> NDArray[np.float64]:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .encoding import place_of
-from .forward.decoder import decoder
+from .forward.decoder import decoder, read_out
 from .forward.encoder import cross_caches, encoder
 from .forward.encoder import head as head_on
+from .forward.stack import Frame
 from .reference import Reference, acted
 from .rope import rope_tables
 from .spec import Attention
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["ATTENTION", "LOGITS", "ROWS", "layer_of", "traced"]
+__all__ = ["ATTENTION", "LOGITS", "ROWS", "first_ids", "layer_of", "traced"]
 
 #: What follows a layer's name where attention's weights are, [n_heads, T, S].
 ATTENTION = ":attention"
@@ -161,6 +162,14 @@ class _Traced(Reference):
         """Under the layer's name."""
         if not self._aside:
             self._put((self._layer or f"layers.{layer}") + ATTENTION, weights)
+
+
+def first_ids(config: Config, weights: Weights, x: Array) -> NDArray[np.int64]:
+    """What a decoder would say after each token, if the layer that put out `x` [T, d_model] were its last: ids [T]."""
+    ops = _Traced([0] * len(x), config, {}, {})
+    with np.errstate(over="ignore", invalid="ignore"), ops.aside():
+        read_out(Frame(ops, config.stack, ()), config, weights, x)
+    return np.asarray(ops.results, np.int64)
 
 
 def _empty(layer: tuple[Attention | FeedForward, ...]) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from miaotui.errors import CheckpointError, InputError
 from miaotui.loader.activations import read_activations
 from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.tools import cli, demo
+from miaotui.tools.trace_page import page
 from miaotui.tracing import Difference, differences
 from test_given import IDS, MODULES
 
@@ -132,6 +133,24 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (code, "; the first that differs: model.layers.0.self_attn.q_proj: " in out) == (1, True)
     code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once", "--prune", "keep-layers=0-3", "--json")
     assert (code, json.loads(out)["first"]) == (1, "model.norm")
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Any) -> None:
+    """It loads nothing, runs nothing, and a token is text."""
+    file = tmp_path / "t.html"
+    assert run(capsys, "trace", 'Once <b>"upon"</b>', "--html", file)[0] == 0
+    html = file.read_text(encoding="utf-8")
+    assert not re.findall(r"<script|<link|src=\"(?!data:)|href=|url\(|<b>", html)
+    assert html.count("<img ") == 6 * 4  # layers and heads
+    assert html.count("<rect ") >= len(model.program().tensors)
+    assert "model.layers.5.mlp.down_proj" in html
+    said = model.layer_ids(model.trace(IDS))
+    assert list(said) == [f"model.layers.{i}" for i in range(6)]
+    assert said["model.layers.5"] == model.exact_logits(IDS).argmax(-1).tolist()
+    with miaotui.load(demo.path("encoder")) as encoder:
+        assert "What each layer" not in page(encoder, encoder.trace([2, 5, 3]))
+        with pytest.raises(InputError, match="expected a decoder with a head for tokens"):
+            encoder.layer_ids(encoder.trace([2, 5, 3]))
 
 
 WRONG = [

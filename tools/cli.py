@@ -172,9 +172,10 @@ COMMANDS = {
         "or with --save the numbers. docs/trace.md.",
         (
             'miaotui trace "Once upon a time"',
+            'miaotui trace "Once upon a time" --html trace.html',
             'miaotui trace --model path/to/checkpoint --ids "1 5 9" --save trace.safetensors',
         ),
-        "by the names of its modules; `--json`, `--save FILE`",
+        "by the names of its modules; `--html FILE`, `--json`, `--save FILE`",
     ),
     "compare": Command(
         "where two models part: the first step that differs, and by how much",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..spec import Config, Weights
     from .ops import Ops
 
-__all__ = ["decoder"]
+__all__ = ["decoder", "read_out"]
 
 T = TypeVar("T")
 
@@ -23,7 +23,12 @@ def decoder(ops: Ops[T], cfg: Config, w: Weights, ropes: tuple[RopeTable, ...]) 
     """Tokens of the step -> (hidden [R, d_model], logits [R, n_vocab or classes]) of its last R. `BackendError`."""
     check_supported(cfg, w)
     frame = Frame(ops, cfg.stack, ropes)
-    x = stack(frame, w.stack, embedded(frame, w.stack))  # [T, d_model]
+    return read_out(frame, cfg, w, stack(frame, w.stack, embedded(frame, w.stack)))
+
+
+def read_out(frame: Frame[T], cfg: Config, w: Weights, x: T) -> tuple[T, T | None]:
+    """As `decoder`, of what left a layer, [T, d_model]: the last one's, or another's to see what it would say."""
+    ops = frame.ops
     h = norm(frame, ops.take_rows(x), w.stack.norm)  # [R, d_model]
     if not cfg.lm_head:
         return h, None

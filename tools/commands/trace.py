@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
+from ...loader.write import new_file
+from ..trace_page import page
 from .arguments import add_limits, add_model, given_path, load_model
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text(parser)
     add_model(parser)
     parser.add_argument("--save", type=given_path, metavar="FILE", help="write the numbers as safetensors, F64")
+    parser.add_argument("--html", type=given_path, metavar="FILE", help="write one page with steps, attention, program")
     add_limits(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -39,6 +42,9 @@ def main(args: argparse.Namespace) -> int:
         trace = read(model, args.text, args.ids, args.decoder_ids)
         if args.save is not None:
             trace.save(args.save)
+        if args.html is not None:
+            with new_file(args.html) as f:
+                f.write(page(model, trace).encode())
         if args.json:
             print(json.dumps(trace.as_dict(), indent=1))
         else:
