@@ -6,14 +6,13 @@ kernels. Tensors are float64 [T, width]; the KV cache is a list of (k, v), each 
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import formulas
 from .precision import product_of
-from .quantized import GROUP
 from .relative import row_of
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Reference", "acted"]
+__all__ = ["Reference"]
 
 
 class Reference:
@@ -108,9 +107,8 @@ class Reference:
         residual: Array | None = None,
     ) -> Array:
         """[t, k] -> [t, n]; the input rounded as `precision` has it for such a weight."""
-        y: Array = self.rounded(x, w) @ w.f64().T
-        y = y if b is None else y + b.f64()
-        y = y if act is None else acted(y, act)
+        y = formulas.linear(self.rounded(x, w), w.f64(), None if b is None else b.f64())
+        y = y if act is None else formulas.activation(y, act)
         y = y if times is None else y * times
         return y if residual is None else residual + y
 
@@ -151,7 +149,7 @@ class Reference:
             y[:, a.ids.f64().astype(int)] = h
         b = b if a is None or a.bias is None else a.bias
         y = y if b is None else y + b.f64()
-        y = y if act is None else acted(y, act)
+        y = y if act is None else formulas.activation(y, act)
         y = y if times is None else y * times
         return y if residual is None else residual + y
 
@@ -167,56 +165,37 @@ class Reference:
 
     def quantize(self, x: Array) -> Array:
         """Each 32 of a row to whole numbers -127 .. 127 times max|x| / 127. In float32: a tie stays a tie."""
-        return _whole(x, 127, 0.0)
+        return formulas.whole_numbers(x, 127)
 
     def quantize_planes(self, x: Array, parts: int = 1) -> Array:
         """The same with -32639 .. 32639, which is 256 * 127 + 127; up to 2^-111 all is 0: 32639 / max|x| is finite."""
-        return _whole(x.reshape(len(x) * parts, -1), 32639, 2.0**-111).reshape(x.shape)
+        return formulas.whole_numbers(x.reshape(len(x) * parts, -1), 32639, 2.0**-111).reshape(x.shape)
 
     def round_bf16(self, x: Array) -> Array:
         """To nearest even; NaN stays NaN."""
-        y = x.astype(np.float32)
-        bits = y.view(np.uint32)
-        rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32)
-        return np.where(np.isnan(y), y, rounded).astype(np.float64)
+        return formulas.round_bf16(x)
 
     def rms_norm(self, x: Array, w: Weight, eps: float, groups: int = 1) -> Array:
         """Each of `groups` pieces of a row on its own."""
-        g = x.reshape(len(x), groups, -1)  # [t, groups * d] -> [t, groups, d]
-        y: Array = g / np.sqrt((g * g).mean(-1, keepdims=True) + eps) * w.f64()
-        return y.reshape(x.shape)
+        return formulas.rms_norm(x, w.f64(), eps, groups)
 
     def layer_norm(self, x: Array, w: Weight, b: Weight | None, eps: float) -> Array:
         """Biased variance, as everywhere."""
-        c = x - x.mean(-1, keepdims=True)
-        y: Array = c / np.sqrt((c * c).mean(-1, keepdims=True) + eps) * w.f64()
-        return y if b is None else y + b.f64()
+        return formulas.layer_norm(x, w.f64(), None if b is None else b.f64(), eps)
 
     def layer_norm_heads(self, x: Array, w: Weight, b: Weight | None, eps: float, groups: int) -> Array:
         """Each of `groups` pieces of a row on its own; their gains side by side, or one piece's for all."""
-        g = x.reshape(len(x), groups, -1)  # [t, groups * d] -> [t, groups, d]
-        c = g - g.mean(-1, keepdims=True)
-        gains, biases = (np.resize(v, g.shape[1:]) for v in (w.f64(), np.zeros(1) if b is None else b.f64()))
-        y: Array = c / np.sqrt((c * c).mean(-1, keepdims=True) + eps) * gains + biases
-        return y.reshape(x.shape)
+        return formulas.layer_norm(x, w.f64(), None if b is None else b.f64(), eps, groups)
 
     def rope(self, x: Array, table: RopeTable, heads: int) -> Array:
         """Pairs (i, i + d_head/2) of every head, by the exact angles."""
-        t = len(x)
-        a, b = np.moveaxis(x.reshape(t, heads, 2, -1), 2, 0)  # [t, h * d] -> 2 x [t, h, d/2]
-        cos, sin = np.moveaxis(table.exact(self.start, self.start + t)[:, None], -1, 0)
-        return np.stack([a * cos - b * sin, b * cos + a * sin], 2).reshape(t, -1)
+        return self.rope_part(x, table, heads)
 
     def rope_part(self, x: Array, table: RopeTable, heads: int) -> Array:
         """The first d_rotary of every head, by the exact angles: neighbours where interleaved, else as `rope`."""
-        t, r, y = len(x), table.rope.d_rotary, x.reshape(len(x), heads, -1).copy()  # [t, h * d] -> [t, h, d]
-        first, second = (
-            (slice(0, r, 2), slice(1, r, 2)) if table.rope.interleaved else (slice(r // 2), slice(r // 2, r))
-        )
-        a, b = y[..., first].copy(), y[..., second].copy()
-        cos, sin = np.moveaxis(table.exact(self.start, self.start + t)[:, None], -1, 0)
-        y[..., first], y[..., second] = a * cos - b * sin, b * cos + a * sin
-        return y.reshape(t, -1)
+        t = len(x)
+        turns = table.exact(self.start, self.start + t)
+        return formulas.rotated(x.reshape(t, heads, -1), turns, interleaved=table.rope.interleaved).reshape(t, -1)
 
     def kv_write(self, layer: int, k: Array, v: Array, heads: int) -> None:
         """Append at `start`; what stood after it is dropped."""
@@ -253,7 +232,7 @@ class Reference:
         if not self.by_pairs:
             return self.attention_biased(layer, q, heads, kv_heads, window=window, scale=scale, causal=causal)
         rounded = self.round_bf16
-        return self._attention(layer, q, (heads, kv_heads), window, scale, causal=causal, rounded=rounded)
+        return self._attention(layer, q, heads, window, scale, causal=causal, rounded=rounded)
 
     def attention_biased(  # noqa: PLR0913 - what becomes of a score takes this much
         self,
@@ -269,13 +248,13 @@ class Reference:
         bias: Bias | None = None,
     ) -> Array:
         """The scores are scaled, capped, and a bias added, in this order; a window reaches to both sides."""
-        return self._attention(layer, q, (heads, kv_heads), window, scale, causal=causal, soft_cap=soft_cap, bias=bias)
+        return self._attention(layer, q, heads, window, scale, causal=causal, soft_cap=soft_cap, bias=bias)
 
     def _attention(  # noqa: PLR0913 - as `attention_biased`
         self,
         layer: int,
         q: Array,
-        n_heads: tuple[int, int],
+        heads: int,
         window: int | None,
         scale: float,
         *,
@@ -284,20 +263,15 @@ class Reference:
         bias: Bias | None = None,
         rounded: Callable[[Array], Array] | None = None,
     ) -> Array:
-        """`n_heads`: of queries, of keys. `rounded`: what queries, and weights before they are divided, go through."""
-        t, (heads, kv_heads) = len(q), n_heads
-        q = q if rounded is None else rounded(q)
-        k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
-        s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k) * scale
-        s = s if soft_cap is None else soft_cap * np.tanh(s / soft_cap)
+        """`rounded`: what queries, and weights before they are divided, go through."""
+        t, (k, v) = len(q), self.caches[layer]
         key, pos = np.arange(len(k))[None], self.start + np.arange(t)[:, None]
-        s = s if bias is None else s + bias.exact(key if bias.by_key else key - pos)
-        reach = window or len(k) + t
-        s[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
-        e = np.exp(s - s.max(-1, keepdims=True))
-        w = (e if rounded is None else rounded(e)) / e.sum(-1, keepdims=True)
-        self.attended(layer, w)
-        y: Array = np.einsum("hts,shd->thd", w, v)
+        biases = None if bias is None else bias.exact(key if bias.by_key else key - pos)
+        y, weights = formulas.attended(
+            q.reshape(t, heads, -1), k, v, scale=scale, first=self.start, causal=causal, window=window,
+            soft_cap=soft_cap, bias=biases, rounded=rounded,
+        )  # fmt: skip
+        self.attended(layer, weights)
         return y.reshape(t, -1)
 
     def head_products(self, x: Array, table: Array, heads: int, n: int) -> Array:
@@ -349,14 +323,9 @@ class Reference:
 
     def route(self, x: Array, b: Weight | None, chosen: int, *, sigmoid: bool, normalized: bool) -> Array:
         """Of equal scores the first; where one of a token's numbers is NaN, the first experts, and no weight."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            e = np.exp(x - x.max(-1, keepdims=True))
-            scores = 1 / (1 + np.exp(-x)) if sigmoid else e / e.sum(-1, keepdims=True)
-        keys = x if b is None else scores + b.f64()  # both grow with x; scores of float32 are equal sooner
-        bad = np.isnan(scores).any(-1, keepdims=True)
-        ids = np.argsort(-np.where(bad, 0, keys), axis=-1, kind="stable")[:, :chosen]
-        weights = np.where(bad, np.nan, np.take_along_axis(scores, ids, -1))
-        weights = weights / weights.sum(-1, keepdims=True) if normalized else weights
+        ids, weights = formulas.routed(
+            x, None if b is None else b.f64(), chosen, sigmoid=sigmoid, normalized=normalized
+        )
         return np.concatenate([ids, weights], -1)
 
     def expert_linear(
@@ -376,7 +345,7 @@ class Reference:
         every = {e: ws[e].f64() for e in np.unique(ids)}
         y = np.array([[every[e] @ v for e, v in zip(*both, strict=True)] for both in zip(ids, x, strict=True)])
         y = y.reshape(len(x), ids.shape[1] * n)
-        y = y if act is None else acted(y, act)
+        y = y if act is None else formulas.activation(y, act)
         return y if times is None else y * times
 
     def expert_sum(
@@ -412,9 +381,7 @@ class Reference:
 
     def xielu(self, x: Array, p: Weight, n: Weight, beta: Weight, eps: Weight) -> Array:
         """A square above 0, an exponential below; its first derivative is beta at 0 on both sides."""
-        b = beta.f64()
-        below = (n.f64() + b) * (np.expm1(np.minimum(x, eps.f64())) - x)
-        return np.where(x > 0, p.f64() * x * x, below) + b * x
+        return formulas.xielu(x, p.f64(), n.f64(), beta.f64(), eps.f64())
 
     def take_rows(self, x: Array) -> Array:
         """[T, d] -> [R, d]."""
@@ -427,29 +394,3 @@ class Reference:
     def argmax(self, x: Array) -> None:
         """Of each row; the first of equals; -1 where one of its numbers is NaN."""
         self.results = [-1 if np.isnan(row).any() else int(row.argmax()) for row in x]
-
-
-def _whole(x: Array, most: int, least: float) -> Array:
-    """Each 32 of a row, in float32, to whole numbers up to `most`; to 0 where none is larger than `least`."""
-    t, k = x.shape
-    g = np.pad(x.astype(np.float32), ((0, 0), (0, -k % GROUP))).reshape(t, -1, GROUP)
-    largest = np.abs(g).max(-1, keepdims=True)
-    inverse = np.divide(np.float32(most), largest, out=np.zeros_like(largest), where=largest > least)
-    y: Array = np.rint(g * inverse).astype(np.float64) * (largest / np.float32(most))
-    return y.reshape(t, -1)[:, :k]
-
-
-def acted(x: Array, kind: Activation) -> Array:
-    """Silu x sigmoid(x); gelu x Phi(x); gelu_tanh its tanh form; relu; its square; tanh."""
-    y: Array = np.maximum(x, 0)
-    if kind == "silu":
-        y = x / (1 + np.exp(-x))
-    elif kind == "gelu":
-        y = 0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
-    elif kind == "tanh":
-        y = np.tanh(x)
-    elif kind == "relu2":
-        y = y * y
-    elif kind == "gelu_tanh":
-        y = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return y

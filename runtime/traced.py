@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .encoding import place_of
+from .formulas import activation
 from .forward.decoder import decoder, read_out
 from .forward.encoder import cross_caches, encoder
 from .forward.encoder import head as head_on
 from .forward.stack import Frame
-from .reference import Reference, acted
+from .reference import Reference
 from .rope import rope_tables
 from .spec import Attention
 
@@ -142,7 +143,7 @@ class _Traced(Reference):
     ) -> Array:
         """The product with its bias is kept, before what follows it."""
         y = self._note(w, super().linear(x, w, b), x, residual)
-        y = y if act is None else acted(y, act)
+        y = y if act is None else activation(y, act)
         y = y if times is None else y * times
         return y if residual is None else residual + y
 
