@@ -38,6 +38,7 @@ __all__ = [
     "TRIALS",
     "quantized_shape",
     "unpack",
+    "unpack_parts",
 ]
 
 PANEL, GROUP = 16, 32
@@ -70,15 +71,26 @@ def quantized_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 def unpack(array: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """The exact values, float64 [n, k]."""
-    panels, groups, _ = quantized_shape(dtype, shape)
+    q, scale, low = unpack_parts(array, dtype, shape)
+    w: NDArray[np.float64] = q * np.repeat(scale, GROUP, axis=1)[:, : shape[1]]
+    if dtype == "int4a":
+        w += np.repeat(low, GROUP, axis=1)[:, : shape[1]]
+    return w
+
+
+def unpack_parts(
+    array: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int8], NDArray[np.float64], NDArray[np.float64]]:
+    """Whole numbers [n, k], and of each group its scale and its smallest number, 0 but for int4a: [n, groups]."""
+    (n, k), (panels, groups, _) = shape, quantized_shape(dtype, shape)
     head = np.ascontiguousarray(array[..., : HEAD_BYTES[dtype]]).view(np.float16).astype(np.float64)  # [P, G, 16 or 32]
     steps = array[..., HEAD_BYTES[dtype] :].reshape(panels, groups, -1, PANEL, 4)  # [P, G, step, row, 4]
     if dtype != "int8":
         steps = np.concatenate([steps & 15, steps >> 4], axis=2)
-    q = steps.astype(np.float64) - QUANTIZED[dtype]
-    w = q * head[:, :, None, :PANEL, None]
-    if dtype == "int4a":
-        w += head[:, :, None, PANEL:, None]
-    n, k = shape
+    q = (steps.astype(np.int16) - QUANTIZED[dtype]).astype(np.int8)
+    scale, low = (
+        x.transpose(0, 2, 1).reshape(panels * PANEL, groups)[:n]
+        for x in (head[..., :PANEL], head[..., PANEL:] if dtype == "int4a" else np.zeros((panels, groups, PANEL)))
+    )
     # [P, G, step, row, 4] -> [P, row, G, step, 4] -> [n, k]
-    return w.transpose(0, 3, 1, 2, 4).reshape(panels * PANEL, groups * GROUP)[:n, :k]
+    return q.transpose(0, 3, 1, 2, 4).reshape(panels * PANEL, groups * GROUP)[:n, :k], scale, low

@@ -239,7 +239,7 @@ class Reference:
         layer: int,
         q: Array,
         heads: int,
-        kv_heads: int,
+        kv_heads: int,  # noqa: ARG002 - as the recorder
         *,
         window: int | None,
         scale: float,

@@ -1,0 +1,34 @@
+"""What the ops of a Transformer mean, for other people's tests: `pip install 'miaotui[testing]'`, docs/oracle.md.
+
+`reference`: each op on plain arrays in float64. `tolerance`: how far float32 may lie from it, and why. `strategies`:
+what Hypothesis draws. `conformance`: all of it against somebody else's ops.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import reference, strategies, tolerance
+    from .tolerance import assert_close, bound
+
+__all__ = ["assert_close", "bound", "reference", "strategies", "tolerance"]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for: pytest imports this package to see whether it has a plugin."""
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    if name in {"assert_close", "bound"}:
+        value: object = getattr(import_module(".tolerance", __name__), name)
+    else:
+        value = import_module(f".{name}", __name__)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted(__all__)

@@ -1,0 +1,171 @@
+"""Every op against somebody else's implementation.
+
+    pytest --pyargs miaotui.testing.conformance --runner my_module:run
+
+`run(op, **inputs)` is given the name of a function of `reference` and its arguments, arrays as float32, and returns its
+result; `NotImplementedError` passes an op over. Each is compared with the reference within the error that rounding to
+float32 allows (`tolerance`). `MIAOTUI_RUNNER` names a runner, too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import reference
+from .strategies import attention_problems, matrices, ropes, sizes
+from .tolerance import U, assert_close, bound
+
+try:
+    import pytest
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
+except ImportError as e:
+    from ..errors import BackendError
+
+    msg = "miaotui.testing.conformance needs pytest and Hypothesis: pip install 'miaotui[testing]'"
+    raise BackendError(msg) from e
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis.strategies import DataObject
+
+    Run = Callable[..., Any]
+
+__all__ = ["check", "numpy_runner"]
+
+#: Where the runner is named.
+VARIABLE = "MIAOTUI_RUNNER"
+
+
+def numpy_runner(op: str, **inputs: Any) -> Any:  # noqa: ANN401 - an op's arguments, and its result
+    """The reference itself, rounded to float32: what passes."""
+    result = getattr(reference, op)(**inputs)
+    return tuple(map(_single, result)) if isinstance(result, tuple) else _single(result)
+
+
+def _single(x: Any) -> Any:  # noqa: ANN401 - of floats or of ids
+    return x.astype(np.float32) if x.dtype.kind == "f" else x
+
+
+def check(run: Run, op: str, allowed: Any, **inputs: Any) -> None:  # noqa: ANN401 - of any op
+    """AssertionError where a runner's result is further from the reference's than `allowed`."""
+    want = getattr(reference, op)(**inputs)
+    try:
+        got = run(op, **inputs)
+    except NotImplementedError as e:
+        pytest.skip(f"{op}: the runner has none ({e})")
+    if isinstance(want, tuple):  # ids and weights: of equal weights any order
+        assert_close(np.sort(got[1], -1), np.sort(want[1], -1), allowed, op)
+        return
+    assert_close(got, want, allowed, op)
+
+
+@pytest.fixture(scope="session")
+def run(request: pytest.FixtureRequest) -> Run:
+    """The runner that was named; without one, the reference's own."""
+    name = request.config.getoption("--runner", default=None) or os.environ.get(VARIABLE)
+    if not name:
+        return numpy_runner
+    module, colon, attribute = str(name).partition(":")
+    if not colon:
+        pytest.fail(f"--runner {name}: expected MODULE:FUNCTION")
+    found: Run = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+_DRAWN = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@_DRAWN
+@given(data=st.data())
+def test_linear(run: Run, data: DataObject) -> None:
+    """A product with a bias: |x| |w|ᵀ says how large its terms are."""
+    t, n, k = (data.draw(sizes(65)) for _ in range(3))
+    x, w, b = data.draw(matrices(t, k)), data.draw(matrices(n, k)), data.draw(matrices(1, n))[0]
+    size = np.abs(x.astype(float)) @ np.abs(w.astype(float)).T + np.abs(b)
+    check(run, "linear", (k + 4) * U * size + 1e-30, x=x, w=w, b=b)
+
+
+@_DRAWN
+@given(data=st.data())
+def test_rms_norm(run: Run, data: DataObject) -> None:
+    """Rows of every size, and eps that counts."""
+    t, d = data.draw(sizes(17)), data.draw(sizes())
+    x, w = data.draw(matrices(t, d)), data.draw(matrices(1, d))[0]
+    eps = data.draw(st.sampled_from([1e-6, 1e-5, 0.1]))
+    want = reference.rms_norm(x, w, eps)
+    check(run, "rms_norm", bound("norm", "f32", d) * np.abs(want) + 1e-30, x=x, w=w, eps=eps)
+
+
+@_DRAWN
+@given(data=st.data())
+def test_layer_norm(run: Run, data: DataObject) -> None:
+    """Of rows whose mean is not large: what is lost there is lost in x."""
+    t, d = data.draw(sizes(17)), data.draw(sizes())
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    x = (random.standard_normal((t, d)) + data.draw(st.sampled_from([0.0, 3.0]))).astype(np.float32)
+    w, b = random.standard_normal((2, d)).astype(np.float32)
+    eps = data.draw(st.sampled_from([1e-5, 0.1]))
+    spread = 1 / np.sqrt(x.astype(float).var(-1, keepdims=True) + eps)
+    allowed = bound("norm", "f32", d) * (np.abs(x).max(-1, keepdims=True) * spread * np.abs(w) + np.abs(b)) * 4 + 1e-30
+    check(run, "layer_norm", allowed, x=x, w=w, b=b, eps=eps)
+
+
+@_DRAWN
+@given(data=st.data())
+def test_softmax(run: Run, data: DataObject) -> None:
+    """Up to scores that overflow exp without the largest taken away."""
+    t, d = data.draw(sizes(17)), data.draw(sizes())
+    x = data.draw(matrices(t, d)) * np.float32(data.draw(st.sampled_from([1.0, 20.0])))
+    spread = float(np.abs(x).max(initial=0))
+    want = reference.softmax(x)
+    check(run, "softmax", (bound("exp", "f32", d) + 4 * U * spread) * want + 1e-30, x=x)
+
+
+@pytest.mark.parametrize("kind", reference.ACTIVATIONS)
+@_DRAWN
+@given(data=st.data())
+def test_activation(run: Run, data: DataObject, kind: str) -> None:
+    """Each; far from zero too."""
+    x = data.draw(matrices(data.draw(sizes(17)), data.draw(sizes(33))))
+    check(run, "activation", bound("act", "f32", 1) * np.maximum(np.abs(x), 1e-3), x=x, kind=kind)
+
+
+@_DRAWN
+@given(problem=ropes())
+def test_rope(run: Run, problem: tuple[Any, Any, dict[str, Any]]) -> None:
+    """With frequencies that are rounded to float32, as engines have them, and angles that may be."""
+    x, positions, how = problem
+    how = how | {"frequencies": "float32"}
+    angle = float(positions.max()) * 2 * U + 8 * U
+    size = np.abs(x).max(-1, keepdims=True)
+    check(run, "rope", 2 * angle * size + 1e-30, x=x, positions=positions, **how)
+
+
+@_DRAWN
+@given(problem=attention_problems())
+def test_attention(run: Run, problem: Any) -> None:  # noqa: ANN401 - of `strategies`
+    """Grouped, windowed, capped, biased; behind a past."""
+    q, k, v, how = problem.q, problem.k, problem.v, problem.how
+    d, scale = q.shape[2], how["scale"] or 1 / math.sqrt(q.shape[2])
+    scores = float(np.abs(q).sum(-1).max() * np.abs(k).max() * scale)
+    biased = float(np.abs(how.get("bias", 0.0)).max())
+    error = bound("attention", "f32", len(k)) + 4 * U * ((d + 4) * scores + 2 * biased)
+    check(run, "attention", error * float(np.abs(v).max()) + 1e-30, q=q, k=k, v=v, **how)
+
+
+@_DRAWN
+@given(data=st.data())
+def test_moe_route(run: Run, data: DataObject) -> None:
+    """Weights of the chosen, by either function."""
+    t, n = data.draw(sizes(17)), data.draw(sizes(33))
+    x = data.draw(matrices(t, n))
+    chosen = data.draw(st.integers(1, n))
+    how = {"sigmoid": data.draw(st.booleans()), "normalized": data.draw(st.booleans())}
+    check(run, "moe_route", 64 * U * (1 + float(np.abs(x).max())), x=x, chosen=chosen, **how)

@@ -1,0 +1,301 @@
+"""Each op of a Transformer on plain arrays, in float64: NumPy, slow, and meant to be read.
+
+Arrays may be of any float dtype, and lists will do; everything is computed and returned in float64. The maths is
+`runtime/formulas.py`, the very code that miaotui's own kernels are tested against. Errors: `InputError` for shapes that
+do not fit, and names what does not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import InputError, shown
+from ..runtime import formulas
+from ..runtime.quantized import GROUP, quantized_shape, unpack_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from ..runtime.spec import Activation
+
+    Array = NDArray[np.float64]
+
+__all__ = [
+    "ACTIVATIONS",
+    "activation",
+    "attention",
+    "dequantize",
+    "embed",
+    "gated",
+    "layer_norm",
+    "linear",
+    "moe_route",
+    "quantize",
+    "rms_norm",
+    "rope",
+    "rope_frequencies",
+    "round_bf16",
+    "softmax",
+]
+
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "tanh")
+KINDS = ("int8", "int4", "int4a")
+
+
+def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> Array:
+    """y = x wᵀ + b. `x` [..., k], `w` [n, k] as Hugging Face stores it, `b` [n] -> [..., n].
+
+    The trap: GPT-2 stores its matrices turned, [k, n].
+    """
+    x, w = _array("x", x), _array("w", w, 2)
+    _same("w's columns", w.shape[1], "x's last axis", _last(x))
+    return _rows(x, lambda rows: formulas.linear(rows, w, _vector("b", b, len(w))))
+
+
+def embed(ids: ArrayLike, table: ArrayLike) -> Array:
+    """Row i of `table` [n, d] for each of `ids` [...] -> [..., d]."""
+    rows, at = _array("table", table, 2), np.asarray(ids)
+    if at.dtype.kind not in "iu" or (at.size and not 0 <= at.min() <= at.max() < len(rows)):
+        msg = f"ids: {shown(at)}: expected whole numbers from 0 to {len(rows) - 1}"
+        raise InputError(msg)
+    found: Array = rows[at]
+    return found
+
+
+def rms_norm(x: ArrayLike, w: ArrayLike, eps: float = 1e-6, groups: int = 1) -> Array:
+    """y = x / sqrt(mean(x²) + eps) * w, over the last axis, or each of its `groups` (Zhang & Sennrich 2019, eq. 4).
+
+    `x` [..., d], `w` [d]. The traps: eps stands under the root; Gemma's files hold w - 1; a mean of squares in float16
+    overflows from |x| = 256 on.
+    """
+    x = _array("x", x)
+    gains = _vector("w", w, _last(x))
+    _divides("groups", groups, "x's last axis", _last(x))
+    return _rows(x, lambda rows: formulas.rms_norm(rows, gains.reshape(groups, -1), eps, groups))
+
+
+def layer_norm(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, eps: float = 1e-5) -> Array:
+    """y = (x - mean) / sqrt(var + eps) * w + b over the last axis (Ba et al. 2016). `x` [..., d], `w` and `b` [d].
+
+    The traps: the variance divides by d, not d - 1; E[x²] - E[x]² loses every digit where the mean is large.
+    """
+    x = _array("x", x)
+    gains, biases = _vector("w", w, _last(x)), _vector("b", b, _last(x))
+    return _rows(x, lambda rows: formulas.layer_norm(rows, gains, biases, eps))
+
+
+def softmax(x: ArrayLike) -> Array:
+    """exp(x) / sum(exp(x)) over the last axis. The trap: without the largest taken away first, exp overflows."""
+    x = _array("x", x)
+    if not _last(x):
+        msg = "x: its last axis is empty; a softmax needs a number"
+        raise InputError(msg)
+    return formulas.softmax(x)
+
+
+def activation(x: ArrayLike, kind: str) -> Array:
+    """One of `ACTIVATIONS`, of each number (Hendrycks & Gimpel 2016; Ramachandran et al. 2017; So et al. 2021).
+
+    silu x / (1 + exp(-x)); gelu x Phi(x), by erf; gelu_tanh its form with tanh; relu; relu2 its square; tanh. The trap:
+    gelu and gelu_tanh part by up to 5e-4; config.json's "gelu_new", "gelu_fast" and "gelu_pytorch_tanh" are the latter.
+    """
+    if kind not in ACTIVATIONS:
+        msg = f"kind={shown(kind)}: expected one of {', '.join(ACTIVATIONS)}"
+        raise InputError(msg)
+    known: Activation = kind  # type: ignore[assignment]  # just looked up
+    with np.errstate(over="ignore"):  # exp of a large one: the quotient is 0
+        return formulas.activation(_array("x", x), known)
+
+
+def gated(x: ArrayLike, gate: ArrayLike, up: ArrayLike, down: ArrayLike, kind: str = "silu") -> Array:
+    """down (act(gate x) * up x): SwiGLU for silu, GeGLU for gelu (Shazeer 2020, eq. 5 and 6). [..., d] -> [..., d]."""
+    return linear(activation(linear(x, gate), kind) * linear(x, up), down)
+
+
+def rope_frequencies(
+    d_rotary: int, theta: float = 10_000.0, precision: Literal["float64", "float32"] = "float64"
+) -> Array:
+    """theta^(-2 i / d_rotary) for i < d_rotary / 2 (Su et al. 2021, section 3.2.2).
+
+    The trap: most engines round them to float32 before they multiply by the position. The angle is then wrong by up to
+    2^-25 of itself: 7e-4 radians at position 32,000. "float32" is what those compute, "float64" what the paper says.
+    """
+    if d_rotary < 0 or d_rotary % 2:
+        msg = f"d_rotary={d_rotary}: expected an even number"
+        raise InputError(msg)
+    if precision not in {"float64", "float32"}:
+        msg = f"precision={shown(precision)}: expected float64 or float32"
+        raise InputError(msg)
+    exact = theta ** (-np.arange(0, d_rotary, 2) / max(d_rotary, 1))
+    return exact.astype(np.float32).astype(np.float64) if precision == "float32" else exact
+
+
+def rope(  # noqa: PLR0913 - what tells the kinds apart
+    x: ArrayLike,
+    positions: ArrayLike,
+    *,
+    theta: float = 10_000.0,
+    d_rotary: int | None = None,
+    interleaved: bool = False,
+    frequencies: ArrayLike | Literal["float64", "float32"] = "float64",
+) -> Array:
+    """Turn pairs of each head by position times frequency (Su et al. 2021, eq. 34). `x` [T, heads, d], `positions` [T].
+
+    The first `d_rotary` of a head are turned (None: all). Pairs are (i, i + d_rotary / 2), as Hugging Face's Llama has
+    them, or with `interleaved` (2 i, 2 i + 1), as the paper and GPT-J do. `frequencies`: as `rope_frequencies`, or the
+    numbers themselves, scaled as YaRN or Llama 3 would. The traps: which pairs; and the frequencies' precision.
+    """
+    x, at = _array("x", x, 3), _array("positions", positions, 1)
+    _same("positions", len(at), "x's rows", len(x))
+    r = x.shape[2] if d_rotary is None else d_rotary
+    if not 0 <= r <= x.shape[2] or r % 2:
+        msg = f"d_rotary={r}: expected an even number, at most {x.shape[2]}"
+        raise InputError(msg)
+    if isinstance(frequencies, str):
+        frequencies = rope_frequencies(r, theta, frequencies)  # type: ignore[arg-type]  # one of two words, or refused
+    known = _array("frequencies", frequencies, 1)
+    _same("frequencies", len(known), "half of d_rotary", r // 2)
+    angle = at[:, None] * known
+    return formulas.rotated(x, np.stack([np.cos(angle), np.sin(angle)], -1), interleaved=interleaved)
+
+
+def attention(  # noqa: PLR0913 - what becomes of a score takes this much
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    bias: ArrayLike | None = None,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    first: int | None = None,
+) -> Array:
+    """softmax(scale q kᵀ) v, a head at a time (Vaswani et al. 2017, eq. 1).
+
+    `q` [T, heads, d], `k` and `v` [S, kv_heads, d] -> [T, heads, d]. Head h reads keys of h // (heads / kv_heads)
+    (grouped-query attention, Ainslie et al. 2023). The queries are the last T of S positions, or begin at `first`.
+    `causal`: a query sees keys up to its own; `window`: so many positions, its own included; without `causal` so many
+    on both sides. Scores are scaled (None: 1 / sqrt(d)),
+    capped by `soft_cap` tanh(s / soft_cap) (Gemma 2), and `bias` [heads or 1, T or 1, S] is added, in this order. The
+    traps: heads that share a key are neighbours; the window counts the query's own position; masks are -inf and no
+    large number, which a bias may reach; a query that sees nothing gives NaN.
+    """
+    q, k, v = _array("q", q, 3), _array("k", k, 3), _array("v", v, 3)
+    _same("k's shape", k.shape[:2], "v's", v.shape[:2])
+    _same("k's last axis", k.shape[2], "q's", q.shape[2])
+    if not k.shape[1] or q.shape[1] % k.shape[1]:
+        msg = f"q has {q.shape[1]} heads, k {k.shape[1]}; expected a multiple"
+        raise InputError(msg)
+    if window is not None and window < 1:
+        msg = f"window={window}: expected at least 1, a query's own position"
+        raise InputError(msg)
+    biases = None if bias is None else np.broadcast_to(_array("bias", bias), (q.shape[1], len(q), len(k)))
+    with np.errstate(invalid="ignore"):
+        return formulas.attended(
+            q, k, v, scale=1 / math.sqrt(q.shape[2]) if scale is None else scale, first=first, causal=causal,
+            window=window, soft_cap=soft_cap, bias=biases,
+        )[0]  # fmt: skip
+
+
+def moe_route(
+    x: ArrayLike, chosen: int, *, bias: ArrayLike | None = None, sigmoid: bool = False, normalized: bool = True
+) -> tuple[NDArray[np.int64], Array]:
+    """Scores [T, experts] -> the `chosen` experts of each token and their weights, [T, chosen] (Shazeer et al. 2017).
+
+    Weights are a softmax over all experts (or `sigmoid`), divided by their sum where `normalized`; `bias` chooses, and
+    weighs nothing (DeepSeek-V3, eq. 16). The traps: of equal scores the first expert; a softmax over the chosen alone
+    is the same only where it is normalized.
+    """
+    x = _array("x", x, 2)
+    if not 1 <= chosen <= x.shape[1]:
+        msg = f"chosen={chosen}: expected 1 to {x.shape[1]}, the experts"
+        raise InputError(msg)
+    return formulas.routed(x, _vector("bias", bias, x.shape[1]), chosen, sigmoid=sigmoid, normalized=normalized)
+
+
+def round_bf16(x: ArrayLike) -> Array:
+    """To the nearest bfloat16, of two the even one; NaN stays NaN. The trap: cutting low bits off rounds to zero."""
+    return formulas.round_bf16(_array("x", x))
+
+
+def quantize(x: ArrayLike, kind: str = "int8") -> tuple[NDArray[np.int8], Array, Array]:
+    """Groups of 32 along the last axis -> whole numbers, scales and smallest numbers; x is about scale q + low.
+
+    `x` [n, k] -> [n, k], [n, groups], [n, groups]. "int8" and "int4" are symmetric, low is 0; "int4a" is not. What is
+    stored is what miaotui's loader stores: scales are float16 and those of the least squared error among a few trials.
+    The trap: max|x| / 7 is not the best scale of four bits.
+    """
+    x = _array("x", x, 2)
+    if kind not in KINDS:
+        msg = f"kind={shown(kind)}: expected one of {', '.join(KINDS)}"
+        raise InputError(msg)
+    from ..loader.quantize import pack_rows  # noqa: PLC0415 - the only one that needs the loader
+
+    packed = np.empty(quantized_shape(kind, x.shape), np.uint8)
+    if not pack_rows(x.astype(np.float32), "F32", kind, packed):
+        msg = "x: holds NaN, infinity, or numbers too large for a float16 scale"
+        raise InputError(msg)
+    return unpack_parts(packed, kind, x.shape)
+
+
+def dequantize(q: ArrayLike, scale: ArrayLike, low: ArrayLike | None = None) -> Array:
+    """scale q + low. `q` [n, k], `scale` and `low` [n, groups of 32] -> [n, k]."""
+    numbers, scales = _array("q", q, 2), _array("scale", scale, 2)
+    _same("scale's columns", scales.shape[1], "groups", -(-numbers.shape[1] // GROUP))
+
+    def wide(x: Array) -> Array:
+        return np.repeat(x, GROUP, axis=1)[:, : numbers.shape[1]]
+
+    return numbers * wide(scales) + (0.0 if low is None else wide(_array("low", low, 2)))
+
+
+def _array(name: str, value: ArrayLike, ndim: int | None = None) -> Array:
+    try:
+        array = np.asarray(value)
+        array = array.astype(np.float64) if array.dtype.kind in "fiub" else np.asarray(value, np.float64)
+    except (TypeError, ValueError) as e:
+        msg = f"{name}: {shown(value)} is no array of numbers ({e})"
+        raise InputError(msg) from e
+    if ndim is not None and array.ndim != ndim:
+        msg = f"{name}: has shape {array.shape}; expected {ndim} dimensions"
+        raise InputError(msg)
+    if array.ndim == 0:
+        msg = f"{name}: is one number; expected an array"
+        raise InputError(msg)
+    return array
+
+
+def _vector(name: str, value: ArrayLike | None, n: int) -> Any:  # noqa: ANN401 - None for None
+    if value is None:
+        return None
+    array = _array(name, value, 1)
+    _same(name, len(array), "what it belongs to", n)
+    return array
+
+
+def _same(what: str, found: object, of: str, wanted: object) -> None:
+    if found != wanted:
+        msg = f"{what}: {found}; expected {wanted}, as {of}"
+        raise InputError(msg)
+
+
+def _divides(what: str, n: int, of: str, whole: int) -> None:
+    if n < 1 or whole % n:
+        msg = f"{what}={n}: expected a divisor of {whole}, {of}"
+        raise InputError(msg)
+
+
+def _last(x: Array) -> int:
+    return int(x.shape[-1])
+
+
+def _rows(x: Array, op: Callable[[Array], Array]) -> Array:
+    """An op of rows [t, d], for any axes before the last."""
+    y = op(x.reshape(-1, x.shape[-1]) if x.size else np.zeros((math.prod(x.shape[:-1]), x.shape[-1])))
+    return y.reshape(*x.shape[:-1], y.shape[-1])
