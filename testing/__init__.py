@@ -17,7 +17,7 @@ __all__ = ["assert_close", "bound", "reference", "strategies", "tolerance"]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for: pytest imports this package to see whether it has a plugin."""
+    """Import what is asked for: Hypothesis for `strategies` alone."""
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -1,6 +1,6 @@
 """Every op against somebody else's implementation.
 
-    pytest --pyargs miaotui.testing.conformance --runner my_module:run
+    pytest -p miaotui.testing.plugin --pyargs miaotui.testing.conformance --runner my_module:run
 
 `run(op, **inputs)` is given the name of a function of `reference` and its arguments, arrays as float32, and returns its
 result; `NotImplementedError` passes an op over. Each is compared with the reference within the error that rounding to
