@@ -13,9 +13,10 @@ import numpy as np
 
 from .encoding import place_of
 from .formulas import activation
-from .forward.decoder import decoder, read_out
+from .forward.decoder import decoder
 from .forward.encoder import cross_caches, encoder
 from .forward.encoder import head as head_on
+from .forward.output import read_out
 from .forward.stack import Frame
 from .reference import Reference
 from .rope import rope_tables

@@ -84,9 +84,10 @@ def test_a_type_checker_completes_and_refuses(tmp_path: Path) -> None:
 
 def test_help_and_signature_name_every_keyword() -> None:
     own = inspect.signature(miaotui.load).parameters
-    assert {name: p.default for name, p in own.items() if name != "path"} == LOAD_DEFAULTS
+    in_memory = {"config": None, "tensors": None}
+    assert {name: p.default for name, p in own.items() if name != "path"} == in_memory | LOAD_DEFAULTS
     assert LOAD_DEFAULTS.keys() == LoadKwargs.__annotations__.keys()
-    for name in LOAD_DEFAULTS:
+    for name in (*in_memory, *LOAD_DEFAULTS):
         assert f"`{name}`" in (miaotui.load.__doc__ or "")
     for function in (miaotui.Model.generate, miaotui.Model.stream, miaotui.Model.tokens):
         parameters = inspect.signature(function).parameters
