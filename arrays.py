@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ class Arrays(Loaded):
         """
         from .tracing import trace  # noqa: PLC0415 - few need it
 
+        self._session.check_open()
         config = self.config
         after: list[int] | None = None
         if config.seq2seq and config.head is not None:
@@ -90,15 +92,24 @@ class Arrays(Loaded):
     def layer_ids(self, trace: Trace) -> dict[str, list[int]]:
         """Layer -> the likeliest id after each token of a trace, if that layer were the last (the "logit lens").
 
-        Errors: `InputError` for a model that is no decoder with a head for tokens.
+        -1 where one of the logits is NaN. Errors: `InputError` for a model that is no decoder with a head for tokens,
+        and for a trace that is not this model's.
         """
         from .runtime.traced import first_ids, layer_of  # noqa: PLC0415 - few need it
 
+        self._session.check_open()
         config, weights = self.config, self._session.weights
         if config.decoder is None or config.seq2seq or not config.writes:
             msg = f"layer_ids: {config.family} is {config.kind}; expected a decoder with a head for tokens"
             raise InputError(msg)
+        if not isinstance(trace, Mapping):
+            msg = f"trace: {type(trace).__name__} found; expected what trace() returns"
+            raise InputError(msg)
         layers = dict.fromkeys(layer for name in trace if (layer := layer_of(name)) in trace)
+        for layer in layers:
+            if (shape := trace[str(layer)].shape)[1:] != (config.d_model,):
+                msg = f"trace: {layer} has shape {shape}; expected [T, {config.d_model}], as this model's"
+                raise InputError(msg)
         return {str(layer): first_ids(config, weights, trace[str(layer)]).tolist() for layer in layers}
 
     def exact_logits(

@@ -260,9 +260,12 @@ def _size(name: str, value: object) -> int | None:
         raise InputError(msg) from e
 
 
-def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu", adapters: int = 0) -> dict[str, int]:
+def predicted_memory(
+    plan: LoadPlan, program: Program, device: str = "cpu", adapters: int = 0, copied: int = 0
+) -> dict[str, int]:
     """Bytes by part; "allocated" is all but what is mapped from the files. `adapters`: of those that are kept apart.
 
+    `copied`: of arrays that were given and did not lie as in a file.
     With a GPU, "device_" parts are what lies in its memory, together "device_allocated"; the arena lies there alone.
     """
     if device == "cuda":
@@ -271,14 +274,16 @@ def predicted_memory(plan: LoadPlan, program: Program, device: str = "cpu", adap
         host = {
             "weights_mapped": plan.mapped_bytes,
             "weights_resident": plan.resident_bytes,
+            **({"weights_copied": copied} if copied else {}),
             "constants": program.constant_bytes,
-            "allocated": plan.resident_bytes + program.constant_bytes,
+            "allocated": plan.resident_bytes + copied + program.constant_bytes,
         }
         there = {f"device_{part}": n for part, n in device_memory(program).items()}
         return host | there | {"device_allocated": sum(there.values())}
     memory = {
         "weights_mapped": plan.mapped_bytes,
         "weights_resident": plan.resident_bytes,
+        **({"weights_copied": copied} if copied else {}),
         **({"adapters": adapters} if adapters else {}),
         "constants": program.constant_bytes,
         **program.memory,

@@ -139,6 +139,9 @@ def _place(path: str | Path | None, config: object, tensors: object, revision: s
             msg = f"{what}; give a directory or a hub name, or a config and tensors"
             raise InputError(msg)
         return path
+    if path is None and revision is not None:
+        msg = f"revision={shown(revision)}: is of a hub name, and there is none; leave it out"
+        raise InputError(msg)
     from .loader.given import given  # noqa: PLC0415 - few need it
     from .loader.hub import locate  # noqa: PLC0415 - as above
 

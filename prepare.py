@@ -85,7 +85,7 @@ def prepare(
         early = first_layers(part, plan.cut, opened)
     beams = 1 if request.gpu else opened.generation.get("num_beams", 1)
     program = _recorded(plan, request, apart, early, beams)
-    memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
+    memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0, opened.checkpoint.copied)
     name, limit = opened.directory.name, request.limit_bytes
     unsure = sum(source.nbytes for source in uncounted(plan) if source.offset is not None)
     check_memory(name, limit, memory, program, free=free, unsure=unsure)
@@ -98,7 +98,7 @@ def prepare(
         apart = _apart(request, opened, plan)
         same = [source.dtype for source in plan] == dtypes  # not where counted zeros make it another kernel's
         program = program.bound(_planned(plan, apart)) if same else _recorded(plan, request, apart, early, beams)
-        memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0)
+        memory = predicted_memory(plan, program, request.device, apart.nbytes if apart else 0, opened.checkpoint.copied)
         check_memory(name, limit, memory, program, free=free)
     notes = (*request.notes(plan.config), *(apart.lines if apart else ()))
     receipt = replace(make_receipt(plan, opened, chosen.plan, notes=notes), precision=program.roundings)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["Difference", "Trace", "differences", "hooks_of", "trace"]
+__all__ = ["Difference", "Trace", "differences", "finite", "hooks_of", "trace"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,12 @@ class Trace(Mapping[str, "Array"]):
             yield f"{name:{width}s}  {shape:>16s}   rms {_rms(x):<10.4g} max {np.abs(x).max(initial=0):.4g}"
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold: the ids, and of each array its shape, root mean square and largest magnitude."""
+        """What JSON can hold: the ids, and of each array its shape, root mean square and largest magnitude.
+
+        The mean is of numbers that are finite; the largest is None where it is NaN or infinite.
+        """
         of = {
-            name: {"shape": list(x.shape), "rms": _rms(x), "max": float(np.abs(x).max(initial=0))}
+            name: {"shape": list(x.shape), "rms": _rms(x), "max": finite(np.abs(x).max(initial=0))}
             for name, x in self.arrays.items()
         }
         return {"ids": list(self.ids), "arrays": of}
@@ -87,20 +90,26 @@ class Trace(Mapping[str, "Array"]):
 class Difference:
     """How far two arrays of one name are apart: the largest difference over the second's root mean square, and where.
 
-    `relative` is infinite where the shapes differ.
+    `relative` is infinite where the shapes differ, which `shapes` then are.
     """
 
     name: str
     relative: float
     at: tuple[int, ...] = ()
     values: tuple[float, float] = (0.0, 0.0)
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     def __str__(self) -> str:
         """A line."""
-        if not self.at:
-            return f"{self.name}: other shapes"
+        if self.shapes:
+            return f"{self.name}: other shapes: {self.shapes[0]} and {self.shapes[1]}"
         at, (one, other) = ", ".join(map(str, self.at)), self.values
         return f"{self.name}: {self.relative:.3g} of its rms, at [{at}]: {one:.9g} and {other:.9g}"
+
+
+def finite(x: float) -> float | None:
+    """None for what JSON cannot hold."""
+    return float(x) if np.isfinite(x) else None
 
 
 def differences(one: Mapping[str, Array], other: Mapping[str, Array]) -> list[Difference]:
@@ -109,8 +118,9 @@ def differences(one: Mapping[str, Array], other: Mapping[str, Array]) -> list[Di
 
 
 def _difference(name: str, x: Array, y: Array) -> Difference:
-    found = [_apart(name, x, y) for y in _as_ours(x, np.asarray(y, np.float64))]
-    return min(found, key=lambda d: d.relative, default=Difference(name, np.inf))
+    y = np.asarray(y, np.float64)
+    found = [_apart(name, x, same) for same in _as_ours(x, y)]
+    return min(found, key=lambda d: d.relative, default=Difference(name, np.inf, shapes=(x.shape, y.shape)))
 
 
 def _as_ours(x: Array, y: Array) -> Iterator[Array]:
@@ -118,17 +128,20 @@ def _as_ours(x: Array, y: Array) -> Iterator[Array]:
     if x.shape == y.shape:
         yield y
         return
-    y = y[0] if y.ndim > 1 and len(y) == 1 else y
-    if x.size == y.size and (x.shape == y.shape or len(y) == len(x)):
+    if x.size != y.size:
+        return
+    y = y[0] if y.ndim > x.ndim and len(y) == 1 else y
+    if x.size == 1 or len(x) == 1 or len(y) == len(x):  # of one row every order is the same
         yield y.reshape(x.shape)
-    if y.ndim == 3 and y.shape[1] == len(x) and x.size == y.size:  # noqa: PLR2004 - [n_heads, T, d_head]
+    if y.ndim == 3 and y.shape[1] == len(x):  # noqa: PLR2004 - [n_heads, T, d_head]
         yield y.swapaxes(0, 1).reshape(x.shape)
 
 
 def _apart(name: str, x: Array, y: Array) -> Difference:
     if not x.size:
         return Difference(name, 0.0, (0,))
-    away = np.abs(x - y)
+    with np.errstate(invalid="ignore", over="ignore"):
+        away = np.abs(x - y)
     away[np.isnan(x) & np.isnan(y) | (x == y)] = 0
     flat = int(np.where(np.isnan(away), np.inf, away).argmax())
     at = tuple(map(int, np.unravel_index(flat, x.shape)))
@@ -139,7 +152,10 @@ def _apart(name: str, x: Array, y: Array) -> Difference:
 
 
 def _rms(x: Array) -> float:
-    return float(np.sqrt(np.mean(x * x))) if x.size else 0.0
+    """Of the numbers that are finite, by the largest: no square overflows."""
+    x = x[np.isfinite(x)]
+    most = float(np.abs(x).max(initial=0))
+    return most * float(np.sqrt(np.mean((x / most) ** 2))) if most else 0.0
 
 
 def hooks_of(receipt: Receipt) -> dict[str, str]:

@@ -63,6 +63,8 @@ class Checkpoint:
 
     #: Whether its tensors are files, which can be opened again.
     on_disk: ClassVar[bool] = True
+    #: Bytes of tensors that were copied because they did not lie as in a file: of one that is held.
+    copied: int = 0
 
     def __init__(
         self, directory: Path, config: dict[str, Any], generation: dict[str, Any] | None, headers: Mapping[str, Header]

@@ -31,6 +31,16 @@ TYPES: dict[tuple[int, int], tuple[str, type[np.generic]]] = {
 CAPSULE = b"dltensor"
 
 
+def _says(value: Any, question: str) -> bool:  # noqa: ANN401 - of any library
+    return callable(ask := getattr(value, question, None)) and bool(ask())
+
+
+def _end(tensor: Any) -> int:  # noqa: ANN401 - PyTorch's
+    """The byte of its storage behind a tensor's last number."""
+    reach = sum((n - 1) * by for n, by in zip(tensor.shape, tensor.stride(), strict=True))
+    return 0 if 0 in tensor.shape else (tensor.storage_offset() + reach + 1) * tensor.element_size()
+
+
 class _Tensor(ctypes.Structure):
     """DLTensor, with which a DLManagedTensor begins (dlpack.h)."""
 
@@ -64,7 +74,16 @@ class _Holder:
 
 
 def borrowed(value: Any) -> Lent:  # noqa: ANN401 - of any library
-    """What `value.__dlpack__()` lends. Errors: `BufferError` for memory elsewhere and for unknown dtypes; its own."""
+    """What `value.__dlpack__()` lends. Errors: its own; `BufferError` for memory elsewhere, or let go; unknown dtypes.
+
+    Of PyTorch what a capsule does not say is asked for: whether numbers are meant with the other sign, and whether a
+    view's memory was let go, as FSDP does between steps.
+    """
+    if _says(value, "is_neg"):
+        value = value.resolve_neg()
+    if callable(getattr(value, "untyped_storage", None)) and value.untyped_storage().nbytes() < _end(value):
+        msg = "its memory was let go"
+        raise BufferError(msg)
     device = value.__dlpack_device__()[0]
     if int(device) not in CPU:
         msg = f"it is in the memory of another device, DLPack's number {int(device)}"
@@ -82,7 +101,10 @@ def borrowed(value: Any) -> Lent:  # noqa: ANN401 - of any library
     if 0 in shape:
         return Lent(np.empty(shape, kind), name)
     size = np.dtype(kind).itemsize
+    if not tensor.data:
+        msg = "it has no memory"
+        raise BufferError(msg)
     strides = tuple(size * n for n in tensor.strides[: tensor.ndim]) if tensor.strides else None
-    place = (int(tensor.data or 0) + tensor.byte_offset, True)
+    place = (int(tensor.data) + tensor.byte_offset, True)
     interface = {"version": 3, "shape": shape, "typestr": np.dtype(kind).str, "data": place, "strides": strides}
     return Lent(np.asarray(_Holder(capsule, interface)), name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..dataclass import dataclass
 from ..errors import CheckpointError, ConfigError, InputError, shown
 from .checkpoint import ADAPTER, CONFIG, GENERATION, MAX_CONFIG, MEMORY, Checkpoint
 from .dlpack import Lent, borrowed
@@ -37,6 +38,15 @@ NAMES = {
 BITS = {"BF16": np.uint16, "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8}
 
 
+@dataclass(frozen=True)
+class _Held:
+    """safetensors' dtype, the numbers, and whether they are a copy."""
+
+    dtype: str
+    array: NDArray[Any]
+    copied: bool
+
+
 class Given(Checkpoint):
     """As a checkpoint's files, but held: nothing is mapped, nothing is fetched, nothing can be let go."""
 
@@ -47,15 +57,17 @@ class Given(Checkpoint):
         directory: Path,
         config: dict[str, Any],
         generation: dict[str, Any] | None,
-        arrays: Mapping[str, tuple[str, NDArray[Any]]],
+        arrays: Mapping[str, _Held],
     ) -> None:
-        """`directory`: where its tokenizer is; `arrays`: by name, safetensors' dtype and the numbers."""
+        """`directory`: where its tokenizer is; `arrays`: by name."""
         super().__init__(directory, config, generation, {})
         at = 0
-        for name, (dtype, array) in arrays.items():
-            self.tensors[name] = TensorInfo(name, dtype, array.shape, at, at + array.nbytes, MEMORY)
-            at += array.nbytes
-        self._arrays = {name: array for name, (_, array) in arrays.items()}
+        for name, held in arrays.items():
+            n = held.array.nbytes
+            self.tensors[name] = TensorInfo(name, held.dtype, held.array.shape, at, at + n, MEMORY)
+            at += n
+        self.copied = sum(held.array.nbytes for held in arrays.values() if held.copied)
+        self._arrays = {name: held.array for name, held in arrays.items()}
         self.file_bytes, self.fetched = at, True
 
     def expect(self, spans: Mapping[Path, Sequence[tuple[int, int]]]) -> None:
@@ -87,8 +99,9 @@ def given(directory: Path | None, config: object, tensors: object) -> Given:
     dict as config.json holds, or an object with `to_dict`; None: the module's, or that of `directory`, whose tokenizer
     is the model's in any case. Errors: `InputError` for what is none of these; `ConfigError`.
     """
+    tensors = getattr(tensors, "_orig_mod", tensors)  # what torch.compile wraps
     module = tensors if callable(getattr(tensors, "state_dict", None)) else None
-    named = tensors if module is None else tensors.state_dict()  # type: ignore[attr-defined]  # just asked for
+    named = tensors if module is None else _called("tensors", module, "state_dict")
     if not isinstance(named, Mapping):
         msg = f"tensors={shown(tensors)}: expected a dict of arrays by name, or a module with state_dict()"
         raise InputError(msg)
@@ -101,9 +114,15 @@ def given(directory: Path | None, config: object, tensors: object) -> Given:
     else:
         assert directory is not None  # noqa: S101 - refused above
         known = read_json_object(directory / CONFIG, MAX_CONFIG, ConfigError)
-    if module is not None and not known.get("architectures"):
-        known |= {"architectures": [type(module).__name__]}
+    if module is not None and (own := _architecture(module, known)):
+        known |= {"architectures": [own]}
     return Given(directory or MEMORY, known, _generation(directory, module), _arrays(named))
+
+
+def _architecture(module: object, known: dict[str, Any]) -> str:
+    """The class of transformers that a module is of: its config may be another's. Of other modules what is said."""
+    theirs = [c.__name__ for c in type(module).__mro__ if c.__module__.startswith("transformers.models.")]
+    return theirs[0] if theirs else "" if known.get("architectures") else type(module).__name__
 
 
 def _generation(directory: Path | None, module: object) -> dict[str, Any] | None:
@@ -118,20 +137,37 @@ def _generation(directory: Path | None, module: object) -> dict[str, Any] | None
 def _as_dict(name: str, value: object) -> dict[str, Any]:
     """What JSON would hold of it; a torch dtype, say, is its name there."""
     for method in ("to_dict", "dict"):
-        if not isinstance(value, Mapping) and callable(made := getattr(value, method, None)):
-            value = made()
+        if not isinstance(value, Mapping) and callable(getattr(value, method, None)):
+            value = _called(name, value, method)
     if not isinstance(value, Mapping):
         msg = f"{name}={shown(value)}: expected a dict as {CONFIG} holds, or an object with to_dict()"
         raise InputError(msg)
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(value), default=str))
-    except (TypeError, ValueError, RecursionError) as e:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(value), default=_plain))
+    except Exception as e:  # what str() of a value raises, too
         msg = f"{name}: is not what JSON can hold ({e}); expected a dict as {CONFIG} holds"
         raise InputError(msg) from e
     return plain
 
 
-def _arrays(named: Mapping[Any, Any]) -> dict[str, tuple[str, NDArray[Any]]]:
+def _called(name: str, value: object, method: str) -> Any:  # noqa: ANN401 - whatever it returns
+    """Errors: `InputError` where another's method fails."""
+    if isinstance(value, type):
+        msg = f"{name}={shown(value)}: is a class; expected one of its objects"
+        raise InputError(msg)
+    try:
+        return getattr(value, method)()
+    except Exception as e:
+        msg = f"{name}: {method}() of {type(value).__name__} failed: {type(e).__name__}: {e}"
+        raise InputError(msg) from e
+
+
+def _plain(value: object) -> object:
+    """NumPy's numbers are numbers; of all else the words for it."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _arrays(named: Mapping[Any, Any]) -> dict[str, _Held]:
     if not named:
         msg = "tensors: there are none; expected a model's, by name"
         raise InputError(msg)
@@ -147,14 +183,17 @@ def _arrays(named: Mapping[Any, Any]) -> dict[str, tuple[str, NDArray[Any]]]:
     return arrays
 
 
-def _array(name: str, value: object) -> tuple[str, NDArray[Any]]:
-    """Its dtype's name, and a read-only view of it, or a copy where it does not lie as in a file."""
+def _array(name: str, value: object) -> _Held:
+    """A read-only view of it, or a copy where it does not lie as in a file."""
+    if isinstance(value, np.ma.MaskedArray):
+        msg = f"tensors: {quote(name)} is masked; expected every number, such as x.filled(0) makes"
+        raise InputError(msg)
     if isinstance(value, np.ndarray | np.generic):
         array, dtype = np.asarray(value), np.asarray(value).dtype.name
     elif hasattr(value, "__dlpack__"):
         try:
             lent: Lent = borrowed(value)
-        except (BufferError, RuntimeError, TypeError, ValueError) as e:
+        except Exception as e:  # whatever another library raises
             msg = (
                 f"tensors: {quote(name)} ({type(value).__name__}) cannot be read where it is ({e}); expected an array "
             )
@@ -164,7 +203,7 @@ def _array(name: str, value: object) -> tuple[str, NDArray[Any]]:
     else:
         msg = f"tensors: {quote(name)} is {shown(value)}: expected an array of NumPy's, or one that DLPack can read"
         raise InputError(msg)
-    stored = NAMES.get(dtype)
+    stored, theirs = NAMES.get(dtype), array
     if stored is None or DTYPES[stored] != array.itemsize:
         msg = f"tensors: {quote(name)} has dtype {dtype}; expected one of {', '.join(NAMES)}"
         raise InputError(msg)
@@ -175,4 +214,4 @@ def _array(name: str, value: object) -> tuple[str, NDArray[Any]]:
     shape = array.shape
     view = np.ascontiguousarray(array).reshape(shape)[...]
     view.flags.writeable = False
-    return stored, view
+    return _Held(stored, view, copied=view.size > 0 and not np.may_share_memory(view, theirs))

@@ -32,6 +32,9 @@ __all__ = [
     "xielu",
 ]
 
+#: Beyond every bfloat16, and what rounds to it.
+LARGEST_BF16 = 2.0**128
+
 
 def linear(x: Array, w: Array, b: Array | None = None) -> Array:
     """[t, k], [n, k] -> [t, n]."""
@@ -63,14 +66,14 @@ def xielu(x: Array, p: Array, n: Array, beta: Array, eps: Array) -> Array:
 
 def rms_norm(x: Array, w: Array, eps: float, groups: int = 1) -> Array:
     """Each of `groups` pieces of a row on its own."""
-    g = x.reshape(len(x), groups, -1)  # [t, groups * d] -> [t, groups, d]
+    g = x.reshape(len(x), groups, x.shape[1] // groups)  # [t, groups * d] -> [t, groups, d]
     y: Array = g / np.sqrt((g * g).mean(-1, keepdims=True) + eps) * w
     return y.reshape(x.shape)
 
 
 def layer_norm(x: Array, w: Array, b: Array | None, eps: float, groups: int = 1) -> Array:
     """Biased variance, as everywhere; each of `groups` pieces of a row on its own, with its gains or one piece's."""
-    g = x.reshape(len(x), groups, -1)  # [t, groups * d] -> [t, groups, d]
+    g = x.reshape(len(x), groups, x.shape[1] // groups)  # [t, groups * d] -> [t, groups, d]
     c = g - g.mean(-1, keepdims=True)
     gains, biases = (np.resize(v, g.shape[1:]) for v in (w, np.zeros(1) if b is None else b))
     y: Array = c / np.sqrt((c * c).mean(-1, keepdims=True) + eps) * gains + biases
@@ -143,11 +146,10 @@ def routed(
 
 
 def round_bf16(x: Array) -> Array:
-    """To nearest even; NaN stays NaN."""
-    y = x.astype(np.float32)
-    bits = y.view(np.uint32)
-    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).view(np.float32)
-    return np.where(np.isnan(y), y, rounded).astype(np.float64)
+    """To nearest even, in one step; NaN stays NaN."""
+    quantum = np.exp2(np.maximum(np.frexp(x)[1] - 1, -126) - 7.0)  # eight bits of each number, fewer of denormals
+    y: Array = np.rint(x / quantum) * quantum
+    return np.where(np.abs(y) >= LARGEST_BF16, np.copysign(np.inf, y), y)
 
 
 def whole_numbers(x: Array, most: int, least: float = 0.0) -> Array:

@@ -47,16 +47,17 @@ class Reference:
         types: NDArray[np.int64] | None = None,
         crosses: dict[int, tuple[Array, Array]] | None = None,
         adapter: int = 0,
+        padding: int | None = None,
     ) -> None:
         """`caches` is updated in place, rounded to `kv_cache`; `n_logits` last tokens reach the head.
 
         `precision`: as in `load`. `by_pairs`: attention's queries and weights are rounded to BF16. `types`: of each
         token; None: all are 0. `crosses`: of each layer, what an encoder's step wrote for it. `adapter`: the number of
-        the text's; 0: none.
+        the text's; 0: none. `padding`: as in `Config`.
         """
         self.ids, self.start, self.caches, self.n_logits = np.asarray(ids), start, caches, n_logits
         self.kv_cache, self.precision, self.adapter = kv_cache, precision, adapter
-        self.by_pairs = by_pairs
+        self.by_pairs, self.padding = by_pairs, padding
         self.types = np.zeros(len(self.ids), np.int64) if types is None else types
         self.crosses = {} if crosses is None else crosses
         self.results: list[int] = []  # the greedy id of each row of logits
@@ -78,7 +79,11 @@ class Reference:
 
     def embed_positions(self, w: Weight) -> Array:
         """[T, d_model]."""
-        return w.f64()[self.start : self.start + len(self.ids)]
+        if self.padding is None:
+            return w.f64()[self.start : self.start + len(self.ids)]
+        counts = self.ids != self.padding
+        rows: Array = w.f64()[(np.cumsum(counts) + self.start) * counts]
+        return rows
 
     def embed_types(self, w: Weight) -> Array:
         """[T, d_model]."""

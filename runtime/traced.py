@@ -67,12 +67,14 @@ class _Traced(Reference):
         caches = [_empty(layer) for layer in config.stack.layers]
         of_types = None if types is None else np.asarray(types, np.int64)
         n_rows = len(ids) if row is None else 1
-        super().__init__(np.asarray(ids, np.int64), 0, caches, n_rows, types=of_types)
+        super().__init__(np.asarray(ids, np.int64), 0, caches, n_rows, types=of_types, padding=config.padding)
         self.names, self.seen, self.row = names, seen, row
         self.embedding: Weight | None = None
         self.scaled = config.stack.embed_scale != 1
         self._layer: str | None = None
         self._aside = False
+        self._within: set[str] = set()  # names of the layer's pass, and whether its attention was there
+        self._has_attended = False
 
     def _put(self, name: str, y: Array) -> None:
         """Under its name; what is computed again, as shared layers are, has a number behind it."""
@@ -87,19 +89,21 @@ class _Traced(Reference):
         name = self.names.get(w.name, w.name)
         layer = layer_of(name)
         if not self._aside:
-            self.enter(layer, before if before is not None and layer is None else x)
+            again = self._has_attended and name in self._within  # layers that share their weights
+            self.enter(layer, before if before is not None and layer is None else x, again=again)
+            self._within.add(name)
             if x is None and self.scaled:
                 self._put(name + ROWS, y)
             elif x is None or w is not self.embedding:  # the product with it is the logits, scaled or not
                 self._put(name, y)
         return y
 
-    def enter(self, layer: str | None, x: Array | None) -> None:
-        """What comes is of this layer; what it reads is what the one before put out."""
-        if layer != self._layer:
+    def enter(self, layer: str | None, x: Array | None, *, again: bool = False) -> None:
+        """What comes is of this layer, or of another pass of it; what it reads is what the one before put out."""
+        if layer != self._layer or again:
             if self._layer is not None and x is not None:
                 self._put(self._layer, x)
-            self._layer = layer
+            self._layer, self._within, self._has_attended = layer, set(), False
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -163,6 +167,7 @@ class _Traced(Reference):
     def attended(self, layer: int, weights: Array) -> None:
         """Under the layer's name."""
         if not self._aside:
+            self._has_attended = True
             self._put((self._layer or f"layers.{layer}") + ATTENTION, weights)
 
 
@@ -215,10 +220,10 @@ def traced(  # noqa: PLR0913 - what a text is
             if config.head is not None:
                 out = head_on(ops, config, config.head, weights, hidden)
         else:
-            ops = _Traced(ids, config, names, seen, row=row)
+            ops = _Traced(ids, config, names, seen)  # hooks on a classifier's head see every token
             of_decoder = decoder(ops, config, weights, rope_tables(config, len(ids)))
             ops.enter(None, of_decoder[0])
-            out = of_decoder[1]
+            out = of_decoder[1] if row is None or of_decoder[1] is None else of_decoder[1][row : row + 1]
     if out is not None:
         seen[LOGITS] = out if row is None else out[0]
     return seen

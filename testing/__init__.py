@@ -1,7 +1,8 @@
 """What the ops of a Transformer mean, for other people's tests: `pip install 'miaotui[testing]'`, docs/oracle.md.
 
 `reference`: each op on plain arrays in float64. `tolerance`: how far float32 may lie from it, and why. `strategies`:
-what Hypothesis draws. `conformance`: all of it against somebody else's ops.
+what Hypothesis draws. `kernel`: the shipped ones on plain arrays. `conformance`: all of it against
+somebody else's ops.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import reference, strategies, tolerance
+    from .kernels import kernel
     from .tolerance import assert_close, bound
 
-__all__ = ["assert_close", "bound", "reference", "strategies", "tolerance"]
+__all__ = ["assert_close", "bound", "kernel", "reference", "strategies", "tolerance"]
+
+#: Functions, and the modules that they are in.
+_WITHIN = {"assert_close": ".tolerance", "bound": ".tolerance", "kernel": ".kernels"}
 
 
 def __getattr__(name: str) -> object:
@@ -21,8 +26,8 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    if name in {"assert_close", "bound"}:
-        value: object = getattr(import_module(".tolerance", __name__), name)
+    if name in _WITHIN:
+        value: object = getattr(import_module(_WITHIN[name], __name__), name)
     else:
         value = import_module(f".{name}", __name__)
     globals()[name] = value

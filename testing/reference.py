@@ -8,17 +8,16 @@ do not fit, and names what does not.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ..errors import InputError, shown
 from ..runtime import formulas
 from ..runtime.quantized import GROUP, quantized_shape, unpack_parts
+from .checked import array, by_rows, count, divides, last, number, one_of, perhaps, same, vector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
 
     from ..runtime.spec import Activation
@@ -52,14 +51,14 @@ def linear(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None) -> Array:
 
     The trap: GPT-2 stores its matrices turned, [k, n].
     """
-    x, w = _array("x", x), _array("w", w, 2)
-    _same("w's columns", w.shape[1], "x's last axis", _last(x))
-    return _rows(x, lambda rows: formulas.linear(rows, w, _vector("b", b, len(w))))
+    x, w = array("x", x), array("w", w, 2)
+    same("w's columns", w.shape[1], "x's last axis", last(x))
+    return by_rows(x, lambda rows: formulas.linear(rows, w, perhaps("b", b, len(w))))
 
 
 def embed(ids: ArrayLike, table: ArrayLike) -> Array:
     """Row i of `table` [n, d] for each of `ids` [...] -> [..., d]."""
-    rows, at = _array("table", table, 2), np.asarray(ids)
+    rows, at = array("table", table, 2), np.asarray(ids)
     if at.dtype.kind not in "iu" or (at.size and not 0 <= at.min() <= at.max() < len(rows)):
         msg = f"ids: {shown(at)}: expected whole numbers from 0 to {len(rows) - 1}"
         raise InputError(msg)
@@ -73,10 +72,10 @@ def rms_norm(x: ArrayLike, w: ArrayLike, eps: float = 1e-6, groups: int = 1) -> 
     `x` [..., d], `w` [d]. The traps: eps stands under the root; Gemma's files hold w - 1; a mean of squares in float16
     overflows from |x| = 256 on.
     """
-    x = _array("x", x)
-    gains = _vector("w", w, _last(x))
-    _divides("groups", groups, "x's last axis", _last(x))
-    return _rows(x, lambda rows: formulas.rms_norm(rows, gains.reshape(groups, -1), eps, groups))
+    x = array("x", x)
+    gains = vector("w", w, last(x))
+    divides("groups", groups, "x's last axis", last(x))
+    return by_rows(x, lambda rows: formulas.rms_norm(rows, gains.reshape(groups, -1), eps, groups))
 
 
 def layer_norm(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, eps: float = 1e-5) -> Array:
@@ -84,15 +83,15 @@ def layer_norm(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, eps: floa
 
     The traps: the variance divides by d, not d - 1; E[x²] - E[x]² loses every digit where the mean is large.
     """
-    x = _array("x", x)
-    gains, biases = _vector("w", w, _last(x)), _vector("b", b, _last(x))
-    return _rows(x, lambda rows: formulas.layer_norm(rows, gains, biases, eps))
+    x = array("x", x)
+    gains, biases = vector("w", w, last(x)), perhaps("b", b, last(x))
+    return by_rows(x, lambda rows: formulas.layer_norm(rows, gains, biases, eps))
 
 
 def softmax(x: ArrayLike) -> Array:
     """exp(x) / sum(exp(x)) over the last axis. The trap: without the largest taken away first, exp overflows."""
-    x = _array("x", x)
-    if not _last(x):
+    x = array("x", x)
+    if not last(x):
         msg = "x: its last axis is empty; a softmax needs a number"
         raise InputError(msg)
     return formulas.softmax(x)
@@ -104,12 +103,10 @@ def activation(x: ArrayLike, kind: str) -> Array:
     silu x / (1 + exp(-x)); gelu x Phi(x), by erf; gelu_tanh its form with tanh; relu; relu2 its square; tanh. The trap:
     gelu and gelu_tanh part by up to 5e-4; config.json's "gelu_new", "gelu_fast" and "gelu_pytorch_tanh" are the latter.
     """
-    if kind not in ACTIVATIONS:
-        msg = f"kind={shown(kind)}: expected one of {', '.join(ACTIVATIONS)}"
-        raise InputError(msg)
+    one_of("kind", kind, ACTIVATIONS)
     known: Activation = kind  # type: ignore[assignment]  # just looked up
     with np.errstate(over="ignore"):  # exp of a large one: the quotient is 0
-        return formulas.activation(_array("x", x), known)
+        return formulas.activation(array("x", x), known)
 
 
 def gated(x: ArrayLike, gate: ArrayLike, up: ArrayLike, down: ArrayLike, kind: str = "silu") -> Array:
@@ -125,12 +122,13 @@ def rope_frequencies(
     The trap: most engines round them to float32 before they multiply by the position. The angle is then wrong by up to
     2^-25 of itself: 7e-4 radians at position 32,000. "float32" is what those compute, "float64" what the paper says.
     """
-    if d_rotary < 0 or d_rotary % 2:
+    if d_rotary != 0:
+        count("d_rotary", d_rotary)
+    if d_rotary % 2:
         msg = f"d_rotary={d_rotary}: expected an even number"
         raise InputError(msg)
-    if precision not in {"float64", "float32"}:
-        msg = f"precision={shown(precision)}: expected float64 or float32"
-        raise InputError(msg)
+    number("theta", theta, 0)
+    one_of("precision", precision, ("float64", "float32"))
     exact = theta ** (-np.arange(0, d_rotary, 2) / max(d_rotary, 1))
     return exact.astype(np.float32).astype(np.float64) if precision == "float32" else exact
 
@@ -150,16 +148,16 @@ def rope(  # noqa: PLR0913 - what tells the kinds apart
     them, or with `interleaved` (2 i, 2 i + 1), as the paper and GPT-J do. `frequencies`: as `rope_frequencies`, or the
     numbers themselves, scaled as YaRN or Llama 3 would. The traps: which pairs; and the frequencies' precision.
     """
-    x, at = _array("x", x, 3), _array("positions", positions, 1)
-    _same("positions", len(at), "x's rows", len(x))
+    x, at = array("x", x, 3), array("positions", positions, 1)
+    same("positions", len(at), "x's rows", len(x))
     r = x.shape[2] if d_rotary is None else d_rotary
-    if not 0 <= r <= x.shape[2] or r % 2:
+    if not isinstance(r, int | np.integer) or not 0 <= r <= x.shape[2] or r % 2:
         msg = f"d_rotary={r}: expected an even number, at most {x.shape[2]}"
         raise InputError(msg)
     if isinstance(frequencies, str):
         frequencies = rope_frequencies(r, theta, frequencies)  # type: ignore[arg-type]  # one of two words, or refused
-    known = _array("frequencies", frequencies, 1)
-    _same("frequencies", len(known), "half of d_rotary", r // 2)
+    known = array("frequencies", frequencies, 1)
+    same("frequencies", len(known), "half of d_rotary", r // 2)
     angle = at[:, None] * known
     return formulas.rotated(x, np.stack([np.cos(angle), np.sin(angle)], -1), interleaved=interleaved)
 
@@ -186,21 +184,40 @@ def attention(  # noqa: PLR0913 - what becomes of a score takes this much
     traps: heads that share a key are neighbours; the window counts the query's own position; masks are -inf and no
     large number, which a bias may reach; a query that sees nothing gives NaN.
     """
-    q, k, v = _array("q", q, 3), _array("k", k, 3), _array("v", v, 3)
-    _same("k's shape", k.shape[:2], "v's", v.shape[:2])
-    _same("k's last axis", k.shape[2], "q's", q.shape[2])
+    q, k, v = array("q", q, 3), array("k", k, 3), array("v", v, 3)
+    same("k's shape", k.shape[:2], "v's", v.shape[:2])
+    same("k's last axis", k.shape[2], "q's", q.shape[2])
     if not k.shape[1] or q.shape[1] % k.shape[1]:
         msg = f"q has {q.shape[1]} heads, k {k.shape[1]}; expected a multiple"
         raise InputError(msg)
-    if window is not None and window < 1:
-        msg = f"window={window}: expected at least 1, a query's own position"
+    if not q.shape[2] or (len(q) and not len(k)):
+        msg = f"q has shape {q.shape}, k {k.shape}; expected a key, and numbers in it"
         raise InputError(msg)
-    biases = None if bias is None else np.broadcast_to(_array("bias", bias), (q.shape[1], len(q), len(k)))
+    if window is not None:
+        count("window", window)  # a query's own position is one of it
+    for name, given in (("scale", scale), ("soft_cap", soft_cap)):
+        if given is not None:
+            number(name, given, 0 if name == "soft_cap" else -math.inf)
+    if first is not None and (isinstance(first, bool) or not isinstance(first, int | np.integer) or first < 0):
+        msg = f"first={shown(first)}: expected a whole number, at least 0"
+        raise InputError(msg)
+    biases = None if bias is None else _for_scores(bias, (q.shape[1], len(q), len(k)))
+    if not len(q):
+        return np.zeros((0, q.shape[1], v.shape[2]))
     with np.errstate(invalid="ignore"):
         return formulas.attended(
             q, k, v, scale=1 / math.sqrt(q.shape[2]) if scale is None else scale, first=first, causal=causal,
             window=window, soft_cap=soft_cap, bias=biases,
         )[0]  # fmt: skip
+
+
+def _for_scores(bias: ArrayLike, shape: tuple[int, ...]) -> Array:
+    known = array("bias", bias)
+    try:
+        return np.broadcast_to(known, shape)
+    except ValueError as e:
+        msg = f"bias: has shape {known.shape}; expected [heads or 1, T or 1, S], of {shape}"
+        raise InputError(msg) from e
 
 
 def moe_route(
@@ -212,16 +229,17 @@ def moe_route(
     weighs nothing (DeepSeek-V3, eq. 16). The traps: of equal scores the first expert; a softmax over the chosen alone
     is the same only where it is normalized.
     """
-    x = _array("x", x, 2)
-    if not 1 <= chosen <= x.shape[1]:
+    x = array("x", x, 2)
+    count("chosen", chosen)
+    if chosen > x.shape[1]:
         msg = f"chosen={chosen}: expected 1 to {x.shape[1]}, the experts"
         raise InputError(msg)
-    return formulas.routed(x, _vector("bias", bias, x.shape[1]), chosen, sigmoid=sigmoid, normalized=normalized)
+    return formulas.routed(x, perhaps("bias", bias, x.shape[1]), chosen, sigmoid=sigmoid, normalized=normalized)
 
 
 def round_bf16(x: ArrayLike) -> Array:
     """To the nearest bfloat16, of two the even one; NaN stays NaN. The trap: cutting low bits off rounds to zero."""
-    return formulas.round_bf16(_array("x", x))
+    return formulas.round_bf16(array("x", x))
 
 
 def quantize(x: ArrayLike, kind: str = "int8") -> tuple[NDArray[np.int8], Array, Array]:
@@ -231,10 +249,11 @@ def quantize(x: ArrayLike, kind: str = "int8") -> tuple[NDArray[np.int8], Array,
     stored is what miaotui's loader stores: scales are float16 and those of the least squared error among a few trials.
     The trap: max|x| / 7 is not the best scale of four bits.
     """
-    x = _array("x", x, 2)
-    if kind not in KINDS:
-        msg = f"kind={shown(kind)}: expected one of {', '.join(KINDS)}"
-        raise InputError(msg)
+    x = array("x", x, 2)
+    one_of("kind", kind, KINDS)
+    if not x.size:
+        groups = (len(x), -(-x.shape[1] // GROUP))
+        return np.zeros(x.shape, np.int8), np.zeros(groups), np.zeros(groups)
     from ..loader.quantize import pack_rows  # noqa: PLC0415 - the only one that needs the loader
 
     packed = np.empty(quantized_shape(kind, x.shape), np.uint8)
@@ -246,56 +265,11 @@ def quantize(x: ArrayLike, kind: str = "int8") -> tuple[NDArray[np.int8], Array,
 
 def dequantize(q: ArrayLike, scale: ArrayLike, low: ArrayLike | None = None) -> Array:
     """scale q + low. `q` [n, k], `scale` and `low` [n, groups of 32] -> [n, k]."""
-    numbers, scales = _array("q", q, 2), _array("scale", scale, 2)
-    _same("scale's columns", scales.shape[1], "groups", -(-numbers.shape[1] // GROUP))
-
-    def wide(x: Array) -> Array:
-        return np.repeat(x, GROUP, axis=1)[:, : numbers.shape[1]]
-
-    return numbers * wide(scales) + (0.0 if low is None else wide(_array("low", low, 2)))
-
-
-def _array(name: str, value: ArrayLike, ndim: int | None = None) -> Array:
-    try:
-        array = np.asarray(value)
-        array = array.astype(np.float64) if array.dtype.kind in "fiub" else np.asarray(value, np.float64)
-    except (TypeError, ValueError) as e:
-        msg = f"{name}: {shown(value)} is no array of numbers ({e})"
-        raise InputError(msg) from e
-    if ndim is not None and array.ndim != ndim:
-        msg = f"{name}: has shape {array.shape}; expected {ndim} dimensions"
-        raise InputError(msg)
-    if array.ndim == 0:
-        msg = f"{name}: is one number; expected an array"
-        raise InputError(msg)
-    return array
-
-
-def _vector(name: str, value: ArrayLike | None, n: int) -> Any:  # noqa: ANN401 - None for None
-    if value is None:
-        return None
-    array = _array(name, value, 1)
-    _same(name, len(array), "what it belongs to", n)
-    return array
-
-
-def _same(what: str, found: object, of: str, wanted: object) -> None:
-    if found != wanted:
-        msg = f"{what}: {found}; expected {wanted}, as {of}"
-        raise InputError(msg)
-
-
-def _divides(what: str, n: int, of: str, whole: int) -> None:
-    if n < 1 or whole % n:
-        msg = f"{what}={n}: expected a divisor of {whole}, {of}"
-        raise InputError(msg)
-
-
-def _last(x: Array) -> int:
-    return int(x.shape[-1])
-
-
-def _rows(x: Array, op: Callable[[Array], Array]) -> Array:
-    """An op of rows [t, d], for any axes before the last."""
-    y = op(x.reshape(-1, x.shape[-1]) if x.size else np.zeros((math.prod(x.shape[:-1]), x.shape[-1])))
-    return y.reshape(*x.shape[:-1], y.shape[-1])
+    numbers, scales = array("q", q, 2), array("scale", scale, 2)
+    groups = len(numbers), -(-numbers.shape[1] // GROUP)
+    same("scale's columns", scales.shape[1], "groups", groups[1])
+    same("scale's rows", len(scales), "q's", groups[0])
+    lows = np.zeros(groups) if low is None else array("low", low, 2)
+    same("low's shape", lows.shape, "scale's", groups)
+    scales, lows = (np.repeat(x, GROUP, axis=1)[:, : numbers.shape[1]] for x in (scales, lows))
+    return numbers * scales + lows

@@ -46,15 +46,16 @@ TRAPS = (
 
 
 def sizes(most: int = 97) -> SearchStrategy[int]:
-    """One of `SIZES`, at most `most`."""
+    """One of `SIZES`, at most `most`, which is at least 1."""
     return st.sampled_from([n for n in SIZES if n <= most])
 
 
 def floats(most: float = 1e4) -> SearchStrategy[float]:
-    """Float32 numbers, of which many are hostile: zeros of both signs, denormals, neighbours of one, the largest."""
+    """Finite float32 numbers up to `most`: many are hostile, zeros of both signs, denormals, neighbours of one."""
+    most = float(np.nextafter(np.float32(most), np.float32(0)) if np.float32(most) > most else np.float32(most))
+    most = min(most, float(np.finfo(np.float32).max))
     edge = [0.0, -0.0, 2.0**-149, -(2.0**-127), 2.0**-126, 1.0, 1 + 2.0**-23, 1 - 2.0**-24, -1.0, most, -most]
-    usual = st.floats(-most, most, width=32, allow_nan=False) if most < np.inf else st.floats(width=32, allow_nan=False)
-    return st.one_of(st.sampled_from(edge), usual)
+    return st.one_of(st.sampled_from([x for x in edge if abs(x) <= most]), st.floats(-most, most, width=32))
 
 
 @st.composite
@@ -110,7 +111,7 @@ def ropes(draw: DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[st
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     start = draw(st.sampled_from([0, 1, 1000, 32_000]))
     how: dict[str, Any] = {"theta": draw(st.sampled_from([1e4, 5e5, 1e6])), "interleaved": draw(st.booleans())}
-    how["d_rotary"] = draw(st.sampled_from([None, 2 * half, 2]))
+    how["d_rotary"] = draw(st.one_of(st.none(), st.integers(1, half).map(lambda n: 2 * n)))
     return random.standard_normal((t, heads, 2 * half)).astype(np.float32), np.arange(start, start + t), how
 
 

@@ -38,13 +38,20 @@ DTYPES = ("f32", "bf16", "f16", "int8", "int4", "int4a")
 _OTHER = 1
 
 
-def bound(op: str, dtype: str, k: int, scale: float = 1.0) -> float:
+def bound(op: str, dtype: str, k: int, scale: float = 1.0, *, worst: bool = False) -> float:
     """Absolute bound for an op that sums `k` terms in float32, with results of size `scale`; of "model", `k` layers.
 
     `op`: a key of `STEPS`, or any other op whose sum is all that rounds. `dtype`: of the weights, which are exact in
     every one. Quantised: dots of integers are exact; two roundings for each group of 32 stand for the 32 of floats.
-    Errors: `ValueError` for another dtype.
+
+    What roundings in both directions come to, in lanes and trees: numbers that are chosen against it, or a thousand of
+    one sign added one by one, can lie further off. `worst`: what nothing exceeds, however it adds, where `scale` is the
+    sum of the terms' magnitudes: k + the same steps. Errors: `ValueError` for another dtype, `k` below 0, or a `scale`
+    that is no number.
     """
+    if k < 0 or not scale >= 0:
+        msg = f"k={k}, scale={scale}: expected at least 0"
+        raise ValueError(msg)
     if dtype not in DTYPES:
         msg = f"no tolerance for {dtype}; expected one of {', '.join(DTYPES)}"
         raise ValueError(msg)
@@ -53,7 +60,7 @@ def bound(op: str, dtype: str, k: int, scale: float = 1.0) -> float:
         return U_BF16 * scale
     if op == "model":  # errors add in random directions through the residual stream
         return steps * U * (k + 1) * max(scale, 1.0) * 4
-    return (math.sqrt(k) + 5 + steps) * 2 * U * max(scale, 1e-6)
+    return ((k if worst else math.sqrt(k)) + 5 + steps) * 2 * U * max(scale, 1e-6)
 
 
 def reason(op: str, k: int) -> str:
@@ -72,7 +79,11 @@ def assert_close(got: ArrayLike, want: ArrayLike, bound: ArrayLike, what: str = 
     It says how many do, and of the worst where it is, both values, and how many units in float32's last place they are
     apart. `what`: begins the message. Errors: `InputError` for other shapes.
     """
-    x, y = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    x, y = np.asarray(got), np.asarray(want)
+    if "c" in {x.dtype.kind, y.dtype.kind}:
+        msg = "got and want: complex numbers are not compared; expected real ones"
+        raise InputError(msg)
+    x, y = x.astype(np.float64), y.astype(np.float64)
     if x.shape != y.shape:
         msg = f"got has shape {x.shape}; expected {y.shape}, as want"
         raise InputError(msg)
@@ -82,8 +93,7 @@ def assert_close(got: ArrayLike, want: ArrayLike, bound: ArrayLike, what: str = 
         msg = f"bound={shown(bound)}: expected a number, or an array that fits {x.shape}"
         raise InputError(msg) from e
     with np.errstate(invalid="ignore"):
-        away = np.abs(x - y)
-        away[(x == y) | (np.isnan(x) & np.isnan(y))] = 0
+        away = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0, np.abs(x - y))
         wrong = ~(away <= allowed)
     if not wrong.any():
         return

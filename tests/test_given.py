@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import numpy as np
 import pytest
-from miaotui.errors import BackendError, CheckpointError, ConfigError, InputError, MiaotuiError, TokenizerError
+from miaotui.errors import (
+    BackendError,
+    CheckpointError,
+    ConfigError,
+    InputError,
+    MemoryLimitError,
+    MiaotuiError,
+    TokenizerError,
+)
 from miaotui.loader.checkpoint import open_checkpoint
 from miaotui.tools import demo
 
@@ -163,6 +171,8 @@ MODULES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**TINY, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
          "moe_intermediate_size": 16},
     ),
+    "roberta": ("RobertaConfig", "RobertaForMaskedLM", {**TINY, "pad_token_id": 1}),
+    "albert": ("AlbertConfig", "AlbertForMaskedLM", {**TINY, "embedding_size": 16}),
     "bert": ("BertConfig", "BertForSequenceClassification", TINY),
     "t5": ("T5Config", "T5ForConditionalGeneration", {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2,
                                                        "num_heads": 4, "vocab_size": 96}),
@@ -196,3 +206,71 @@ def test_a_tensor_elsewhere_is_refused() -> None:
         miaotui.load(config=CONFIG, tensors=tensors | {FIRST: torch.nn.Parameter(tensors[FIRST])})
     with pytest.raises((InputError, BackendError), match=r"such as x\.detach"):
         miaotui.load(config=CONFIG, tensors=tensors | {FIRST: tensors[FIRST].to("meta")})
+
+
+class Broken:
+    """Lends nothing."""
+
+    def __init__(self, **what: Any) -> None:
+        self.what = what
+
+    def __dlpack_device__(self) -> Any:
+        return self.what.get("device", (1, 0))
+
+    def __dlpack__(self) -> Any:
+        raise self.what["error"]
+
+    def to_dict(self) -> Any:
+        raise self.what["error"]
+
+    state_dict = to_dict
+
+
+@pytest.mark.parametrize("what", [{"error": KeyError("k")}, {"error": OSError("o")}, {"device": ()}])
+def test_a_lender_that_fails_is_refused(what: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"\(Broken\) cannot be read where it is"):
+        miaotui.load(config=CONFIG, tensors=TENSORS | {FIRST: Broken(**what)})
+
+
+def test_what_another_s_method_raises_is_said() -> None:
+    broken = Broken(error=ArithmeticError("of theirs"))
+    with pytest.raises(InputError, match=r"config: to_dict\(\) of Broken failed: ArithmeticError: of theirs"):
+        miaotui.load(config=broken, tensors=TENSORS)
+    with pytest.raises(InputError, match=r"tensors: state_dict\(\) of Broken failed"):
+        miaotui.load(config=CONFIG, tensors=broken)
+    with pytest.raises(InputError, match="is a class; expected one of its objects"):
+        miaotui.load(config=Broken, tensors=TENSORS)
+    with pytest.raises(InputError, match="masked"):
+        miaotui.load(config=CONFIG, tensors=TENSORS | {FIRST: np.ma.masked_array(TENSORS[FIRST], mask=False)})
+    with pytest.raises(InputError, match="revision='x'"):
+        miaotui.load(config=CONFIG, tensors=TENSORS, revision="x")
+
+
+def test_numbers_of_numpy_in_a_config(exact: NDArray[np.float32]) -> None:
+    config = {k: np.int64(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in CONFIG.items()}
+    assert np.array_equal(logits(config=config, tensors=TENSORS), exact)
+
+
+def test_what_a_capsule_of_pytorch_does_not_say(exact: NDArray[np.float32]) -> None:
+    """That numbers are meant with the other sign; that a view's memory was let go."""
+    torch = pytest.importorskip("torch")
+    turned = torch._neg_view(torch.from_numpy(-TENSORS[FIRST]))
+    assert np.array_equal(logits(config=CONFIG, tensors=TENSORS | {FIRST: turned}), exact)
+    flat = torch.zeros(64 + TENSORS[FIRST].size)
+    view = flat[64:].view(TENSORS[FIRST].shape)
+    flat.untyped_storage().resize_(0)
+    with pytest.raises(InputError, match="its memory was let go"):
+        miaotui.load(config=CONFIG, tensors=TENSORS | {FIRST: view})
+
+
+def test_what_is_copied_is_counted() -> None:
+    """Arrays whose columns lie side by side: they are the model's own then, and within its limit."""
+    turned = {name: np.asfortranarray(a) for name, a in TENSORS.items()}
+    n = sum(a.nbytes for a in turned.values() if not a.flags.c_contiguous)
+    with miaotui.load(config=CONFIG, tensors=TENSORS) as model:
+        usual = dict(model.memory)
+    with miaotui.load(config=CONFIG, tensors=turned) as model:
+        assert model.memory["weights_copied"] == n > 0
+        assert model.memory["allocated"] == usual["allocated"] + n
+    with pytest.raises(MemoryLimitError):
+        miaotui.load(config=CONFIG, tensors=turned, memory_limit=usual["allocated"] + n - 1)

@@ -73,7 +73,7 @@ def run_kernels(case: Case, ids: list[np.ndarray], threads: int) -> tuple[np.nda
                    kv_cache=case.kv_cache, precision=case.precision, by_pairs=case.by_pairs,
                    n_pages=pages_of(n_context) + 3)  # fmt: skip
     table = np.random.default_rng(n_context).permutation(ops.n_pages).astype(np.int32)
-    given_tensors = [ops._tensor("in", "T", x.shape[1], keep=True) for x in case.passes[0]]
+    given_tensors = [ops.given(x.shape[1]) for x in case.passes[0]]
     y = case.build(ops, *given_tensors)
     if y is not None:
         y.keep = True

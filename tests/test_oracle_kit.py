@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from miaotui.errors import InputError
-from miaotui.testing import assert_close, bound, reference, strategies, tolerance
+from miaotui.testing import assert_close, bound, kernel, reference, strategies, tolerance
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,6 +75,31 @@ def test_what_is_quantized_is_near(data: st.DataObject) -> None:
     assert np.all(np.abs(got - x) <= 2.6 * step + 2.0**-11 * lows + 2.0**-24)  # low is a float16
 
 
+@given(strategies.floats(most=np.inf))
+def test_bf16_is_rounded_once(x: float) -> None:
+    """To the nearer of its neighbours, of two the even one."""
+    got = float(reference.round_bf16([x])[0])
+    bits = int(np.float32(got).view(np.uint32))
+    assert bits & 0xFFFF == 0 or np.isinf(got)
+    assert got == reference.round_bf16(reference.round_bf16([x]))[0]
+    if np.isfinite(got):
+        for step in (-1, 1):
+            near = float(np.uint32(max(bits + step * 0x10000, 0) & 0x7FFFFFFF).view(np.float32)) * (-1 if x < 0 else 1)
+            apart, other = abs(got - x), abs(near - x)
+            assert apart < other or not np.isfinite(near) or (apart == other and not bits >> 16 & 1) or near == got
+
+
+def test_bf16_of_float64_is_not_rounded_twice() -> None:
+    got = reference.round_bf16(
+        [1 + 2.0**-8 + 2.0**-40, 1 + 2.0**-8, np.nan, np.inf, -3.4e38, -0.0, 2.0**-134, 3 * 2.0**-135]
+    )
+    assert got[0] == 1 + 2.0**-7
+    assert got[1] == 1
+    assert np.isnan(got[2])
+    assert got[3:].tolist() == [np.inf, -np.inf, 0.0, 0.0, 2.0**-133]
+    assert np.signbit(got[5])
+
+
 def test_routes() -> None:
     ids, weights = reference.moe_route([[1.0, 3.0, 3.0, 0.0]], 2)
     assert ids.tolist() == [[1, 2]]
@@ -93,10 +118,37 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("embed", {"ids": [3], "table": np.ones((3, 2))}, "expected whole numbers from 0 to 2"),
     ("rope", {"x": np.ones((2, 1, 5)), "positions": [0, 1]}, "d_rotary=5: expected an even number, at most 5"),
     ("rope", {"x": np.ones((2, 1, 4)), "positions": [0]}, "positions: 1; expected 2, as x's rows"),
-    ("rope", {"x": np.ones((1, 1, 4)), "positions": [0], "frequencies": "f16"}, "expected float64 or float32"),
+    ("rope", {"x": np.ones((1, 1, 4)), "positions": [0], "frequencies": "f16"}, "expected one of float64, float32"),
     ("attention", {"q": np.ones((1, 3, 2)), "k": np.ones((1, 2, 2)), "v": np.ones((1, 2, 2))}, "q has 3 heads, k 2"),
-    ("attention", {"q": np.ones((1, 1, 2)), "k": np.ones((1, 1, 2)), "v": np.ones((1, 1, 2)), "window": 0}, "window=0"),
+    (
+        "attention",
+        {"q": np.ones((1, 1, 2)), "k": np.ones((1, 1, 2)), "v": np.ones((1, 1, 2)), "window": 0},
+        "window=0: expected a whole number",
+    ),
     ("moe_route", {"x": np.ones((1, 2)), "chosen": 3}, "chosen=3: expected 1 to 2"),
+    ("rms_norm", {"x": np.ones((2, 6)), "w": None}, "w: "),
+    ("rms_norm", {"x": np.ones((2, 6)), "w": np.ones(6), "groups": 2.0}, "groups=2.0: expected a whole number"),
+    ("linear", {"x": np.ones((2, 3)) * 1j, "w": np.ones((2, 3))}, "x: is complex"),
+    ("attention", {"q": np.ones((1, 1, 2)), "k": np.ones((0, 1, 2)), "v": np.ones((0, 1, 2))}, "expected a key"),
+    (
+        "attention",
+        {"q": np.ones((1, 1, 2)), "k": np.ones((1, 1, 2)), "v": np.ones((1, 1, 2)), "window": 1.5},
+        "window=1.5",
+    ),
+    (
+        "attention",
+        {"q": np.ones((1, 1, 2)), "k": np.ones((1, 1, 2)), "v": np.ones((1, 1, 2)), "soft_cap": 0},
+        "soft_cap=0",
+    ),
+    (
+        "attention",
+        {"q": np.ones((1, 1, 2)), "k": np.ones((1, 1, 2)), "v": np.ones((1, 1, 2)), "bias": np.ones(3)},
+        "bias: has",
+    ),
+    ("rope_frequencies", {"d_rotary": 4, "theta": 0.0}, "theta=0.0: expected a finite number above 0"),
+    ("moe_route", {"x": np.ones((1, 2)), "chosen": None}, "chosen=None: expected a whole number"),
+    ("dequantize", {"q": np.ones((2, 33)), "scale": np.ones((1, 2))}, "scale's rows: 1; expected 2"),
+    ("dequantize", {"q": np.ones((1, 33)), "scale": np.ones((1, 2)), "low": np.ones((1, 3))}, "low's shape"),
     ("quantize", {"x": np.full((1, 32), np.inf)}, "holds NaN, infinity"),
     ("quantize", {"x": np.ones((1, 32)), "kind": "int5"}, "kind='int5'"),
     ("dequantize", {"q": np.ones((1, 33)), "scale": np.ones((1, 1))}, "scale's columns: 1; expected 2"),
@@ -131,11 +183,33 @@ def test_a_failure_says_where_and_by_how_much() -> None:
         assert_close([1, 2], [1, 2], [1, 2, 3])
 
 
+def test_scalars_are_compared() -> None:
+    assert_close(1.0, 1.0, 0)
+    with pytest.raises(AssertionError, match="1 of 1 are too far; the worst is 2 for 1"):
+        assert_close(2.0, np.float32(1), 0.5)
+    with pytest.raises(InputError, match="complex"):
+        assert_close(1j, 1.0, 9)
+
+
+@given(st.data())
+def test_no_sum_exceeds_the_worst_bound(data: st.DataObject) -> None:
+    """One by one, of one sign, whatever the numbers."""
+    k = data.draw(st.sampled_from([1, 2, 63, 1000]))
+    x = np.abs(data.draw(strategies.matrices(1, k)))[0]
+    total = np.float32(0)
+    for one in x:
+        total += one
+    exact = float(x.astype(float).sum())
+    assert abs(float(total) - exact) <= bound("sum", "f32", k, exact, worst=True)
+
+
 @pytest.mark.parametrize("op", ["linear", *tolerance.STEPS])
 def test_every_bound_has_its_reason(op: str) -> None:
     assert 0 < bound(op, "f32", 64) < bound(op, "f32", 64, 100.0)
     assert op == "flash" or bound(op, "f32", 64) < bound(op, "f32", 4096)
     assert len(tolerance.reason(op, 64)) > 20
+    with pytest.raises(ValueError, match="k=-1"):
+        bound(op, "f32", -1)
     with pytest.raises(ValueError, match="no tolerance for f8"):
         bound(op, "f8", 64)
 
@@ -143,16 +217,18 @@ def test_every_bound_has_its_reason(op: str) -> None:
 # ---------------------------------------------------------------- conformance
 
 
-def conform(mistake: str, runner: str = "planted:run", *more: str) -> subprocess.CompletedProcess[str]:
+def conform(
+    mistake: str, runner: str = "planted:run", *more: str, at: str | Path = "/"
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "miaotui.testing.plugin"]
     command += ["--pyargs", "miaotui.testing.conformance", "--runner", runner, *more]
-    env = os.environ | {"PLANTED": mistake, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd="/", timeout=300)
+    env = os.environ | {"PLANTED": mistake, "PYTHONPATH": os.pathsep.join([str(at), str(ROOT / "tests"), *sys.path])}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=at, timeout=300)
 
 
 def test_a_right_runner_passes() -> None:
     done = conform("")
-    assert re.search(r"^12 passed, 1 skipped", done.stdout.splitlines()[-1]), done.stdout + done.stderr
+    assert re.search(r"^12 passed, 3 skipped", done.stdout.splitlines()[-1]), done.stdout + done.stderr
 
 
 @pytest.mark.ci  # 15 s
@@ -163,6 +239,34 @@ def test_every_planted_mistake_is_found(mistake: str) -> None:
     failed = re.findall(r"^FAILED \S+::test_(\w+)", done.stdout, re.MULTILINE)
     assert set(failed) == {planted.MISTAKES[mistake]}, done.stdout + done.stderr
     assert re.search(r"are too far; the worst", done.stdout)
+
+
+def page_runners() -> dict[str, str]:
+    """The page's modules by name."""
+    page = (ROOT / "docs" / "oracle-runners.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL))
+
+
+@pytest.mark.ci  # 25 s
+@pytest.mark.parametrize(
+    ("runner", "needs", "says"),
+    [
+        ("numpy_ops", "numpy", "11 passed, 4 skipped"),
+        ("torch_ops", "torch", "15 passed"),
+        ("onnx_ops", "onnxruntime", "14 passed, 1 skipped"),
+        ("miaotui.testing.kernels", "miaotui", "14 passed, 1 skipped"),
+    ],
+)
+def test_the_page_s_runners(tmp_path: Path, runner: str, needs: str, says: str) -> None:
+    """Each answers as the page says."""
+    pytest.importorskip(needs)
+    for name, code in page_runners().items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    done = conform("", f"{runner}:run", at=tmp_path)
+    assert done.stdout.splitlines()[-1].startswith(says), done.stdout + done.stderr
+    assert runner != "torch_ops" or re.search(
+        r"^attention: \d+ of \d+ problems passed over \(.* no cap\)", done.stdout, re.MULTILINE
+    )
 
 
 def test_a_runner_that_is_none() -> None:
@@ -178,3 +282,72 @@ def test_the_first_ten_minutes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
     assert done.returncode == 1, done.stdout
     assert re.search(r"my_rope: \d+ of \d+ are too far; the worst at \[", done.stdout), done.stdout
+
+
+# ---------------------------------------------------------------- kernels
+
+
+@given(st.data())
+def test_a_kernel_is_what_models_run(data: st.DataObject) -> None:
+    """However it is stored, within what that rounds; with the same bits for any number of threads."""
+    n, k = data.draw(strategies.sizes(33)), data.draw(strategies.sizes(65))
+    x, w = data.draw(strategies.matrices(3, k)), data.draw(strategies.matrices(n, k, most=4.0))
+    dtype = data.draw(st.sampled_from(["f32", "bf16", "f16", "int8", "int4"]))
+    got = kernel("linear", dtype, precision="exact")(x, w)
+    step = {"f32": 0, "bf16": 2.0**-8, "f16": 2.0**-10, "int8": 2.0**-7, "int4": 0.3}[dtype]
+    allowed = (step * np.abs(w).max() + 2.0**-10) * np.abs(x).sum(-1, keepdims=True) * 1.1
+    exact = bound("linear", "f32", k) * np.abs(x).astype(float) @ np.abs(w.astype(float)).T
+    assert_close(got, reference.linear(x, w), (exact if dtype == "f32" else allowed + exact) + 1e-30)
+    again = kernel("linear", dtype, precision="exact", threads=2)(x, w)
+    assert got.tobytes() == again.tobytes()
+
+
+def test_kernels_of_nothing_and_of_any_axes() -> None:
+    x = np.linspace(-1, 1, 24).reshape(2, 3, 4)
+    for op, more in (
+        ("rms_norm", {"w": np.ones(4)}),
+        ("linear", {"w": np.ones((5, 4))}),
+        ("activation", {"kind": "silu"}),
+    ):
+        got = kernel(op)(x, **more)
+        assert got.dtype == np.float32
+        assert np.allclose(got, getattr(reference, op)(x, **more), atol=1e-6)
+        assert kernel(op)(x[:, :0], **more).shape == (2, 0, got.shape[-1])
+    empty = np.zeros((0, 2, 4))
+    assert kernel("attention")(empty, empty, empty).shape == (0, 2, 4)
+    assert kernel("rope")(empty, [], frequencies="float32").shape == (0, 2, 4)
+    assert kernel("embed", "bf16")([[1, 0]], [[1.0], [2.0]]).tolist() == [[[2.0], [1.0]]]
+
+
+@pytest.mark.parametrize("kv_cache", ["f32", "bf16", "int8"])
+def test_attention_over_caches_of_every_dtype(kv_cache: str) -> None:
+    rng = np.random.default_rng(5)
+    q, k, v = (rng.standard_normal((21, heads, 16)) for heads in (4, 2, 2))
+    error = np.abs(kernel("attention", kv_cache)(q, k, v, window=7) - reference.attention(q, k, v, window=7)).max()
+    assert error < {"f32": 1e-5, "bf16": 3e-2, "int8": 5e-2}[kv_cache]
+    assert error > 0
+
+
+NO_KERNEL: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("softmax", {}, {"x": [[1.0]]}, "op='softmax': expected one of linear, embed"),
+    ("linear", {"dtype": "int5"}, {}, "dtype='int5': expected one of f32, bf16, f16, int8"),
+    ("rms_norm", {"dtype": "int8"}, {}, "dtype='int8': expected one of f32$"),
+    ("linear", {"threads": 0}, {}, "threads=0: expected a whole number"),
+    ("linear", {}, {"x": np.ones((2, 3)), "w": np.ones((2, 4))}, "w's columns: 4; expected 3"),
+    ("linear", {}, {"y": 1}, "linear: .*'y'; its arguments are those of miaotui.testing.reference.linear"),
+    ("linear", {"dtype": "int8"}, {"x": np.ones((1, 2)), "w": np.full((1, 2), np.inf)}, "w: holds NaN"),
+    ("linear", {"precision": "bf16"}, {"x": np.ones((1, 2)), "w": np.ones((1, 2))}, "precision='bf16': w is f32"),
+    ("embed", {}, {"ids": [-1], "table": np.ones((3, 2))}, "expected whole numbers from 0 to 2"),
+    ("rope", {}, {"x": np.ones((1, 1, 2)), "positions": [0]}, "pass frequencies='float32'"),
+    ("rope", {}, {"x": np.ones((1, 1, 2)), "positions": [-1], "frequencies": "float32"}, "positions: expected whole"),
+    ("rope", {}, {"x": np.ones((1, 1, 2)), "positions": [2**20], "frequencies": "float32"}, "from 0 to 1048575"),
+    ("rms_norm", {}, {"x": np.ones((1, 4)), "w": [1, 1, 2, 2], "groups": 2}, "the same gains for each group"),
+    ("attention", {}, {"q": np.ones((2, 1, 2)), "k": np.ones((1, 1, 2)), "v": np.ones((1, 1, 2))}, "first=-1"),
+    ("moe_route", {}, {"x": np.ones((1, 2)), "chosen": 3}, "chosen=3: expected 1 to 2"),
+]
+
+
+@pytest.mark.parametrize(("op", "how", "inputs", "says"), NO_KERNEL, ids=[says for *_, says in NO_KERNEL])
+def test_what_no_kernel_takes_is_said(op: str, how: dict[str, Any], inputs: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        kernel(op, **how)(**inputs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+import shutil
+from pathlib import Path
+from typing import Any
 
 import miaotui
 import numpy as np
@@ -17,9 +19,6 @@ from miaotui.tools import cli, demo
 from miaotui.tools.trace_page import page
 from miaotui.tracing import Difference, differences
 from test_given import IDS, MODULES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +101,20 @@ def test_a_difference_says_how_much_and_where() -> None:
     assert (found.name, found.at, found.values) == ("a", (1, 2), (1.0, 1.5))
     assert found.relative == pytest.approx(0.5 / np.sqrt((5 + 2.25) / 6))
     assert str(found).startswith("a: 0.455 of its rms, at [1, 2]: 1 and 1.5")
-    assert differences({"a": x}, {"a": y[:1]}) == [Difference("a", np.inf)]
+    assert differences({"a": x}, {"a": y[:1]}) == [Difference("a", np.inf, shapes=((2, 3), (1, 3)))]
     assert differences({"a": x}, {"a": x[None]})[0].relative == 0
     heads = np.arange(12.0).reshape(2, 6)
     assert differences({"a": heads}, {"a": heads.reshape(2, 3, 2).swapaxes(0, 1)[None]})[0].relative == 0
     nan = np.full((1, 1), np.nan)
     assert differences({"a": nan}, {"a": nan})[0].relative == 0
     assert differences({"a": nan}, {"a": np.ones((1, 1))})[0].relative == np.inf
+    assert str(differences({"a": x}, {"a": y[:1]})[0]) == "a: other shapes: (2, 3) and (1, 3)"
+    loud, other = x * 1e200, x * np.array([1e200, 1e200, -1e200])  # whose squares overflow
+    assert differences({"a": loud}, {"a": other})[0].relative == pytest.approx(2)
+    endless = np.array([[np.inf, 1.0, 2.0]])
+    assert differences({"a": endless}, {"a": np.array([[np.inf, 1.0, 3.0]])})[0].relative == pytest.approx(5**-0.5)
+    assert differences({"a": np.ones((1, 6))}, {"a": np.ones((1, 3, 2))})[0].relative == 0  # heads of one token
+    assert differences({"a": np.ones((1, 1))}, {"a": np.float64(2.0)})[0].relative == 0.5
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -158,6 +164,9 @@ WRONG = [
     (["trace", "Once", "--ids", "1"], "--ids 1: a text is given too"),
     (["trace", "--ids", "1 x"], '--ids 1 x: expected whole numbers, as in --ids "1 5 9"'),
     (["trace", "--ids", "9999"], "9999"),
+    (["trace", "--ids", "9" * 5000], "--ids: an id of more than 18 digits"),
+    (["trace", "Once", "--save", "x", "--html", "x"], "one would replace the other"),
+    (["compare", demo.path(), "--ids", "9999"], re.escape(str(demo.path())) + ": .*9999"),
     (["trace", "Once", "--decoder-ids", "1"], "--decoder-ids: llama is not an encoder-decoder"),
     (["compare", demo.path(), "--text", "a", "--tolerance", "nan"], "--tolerance nan: expected a number"),
     (["compare", demo.path(), "none.safetensors", "--text", "a"], "none.safetensors"),
@@ -197,3 +206,56 @@ def test_errors_in_python(model: Any, tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"1234567890")
     with pytest.raises(CheckpointError):
         read_activations(tmp_path / "x.safetensors")
+
+
+def test_a_closed_model_and_another_s_trace(model: Any) -> None:
+    with miaotui.load(demo.path()) as other:
+        pass
+    for call in (lambda: other.trace(IDS), lambda: other.exact_logits(IDS), lambda: other.layer_ids({})):
+        with pytest.raises(InputError, match="was closed"):
+            call()
+    with pytest.raises(InputError, match="expected what trace"):
+        model.layer_ids(None)
+    with pytest.raises(InputError, match=r"layers.0 has shape \(2, 5\); expected \[T, 128\]"):
+        model.layer_ids({"model.layers.0": np.ones((2, 5)), "model.layers.0.x": np.ones(1)})
+
+
+def test_json_holds_no_number_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of a model with an infinite number."""
+    directory = tmp_path / "m"
+    shutil.copytree(demo.path(), directory)
+    file = next(directory.glob("*.safetensors"))
+    data = bytearray(file.read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    first, _ = header["model.layers.1.mlp.up_proj.weight"]["data_offsets"]
+    at = 8 + int.from_bytes(data[:8], "little") + first
+    data[at : at + 2] = b"\x80\x7f"  # infinity, in BF16
+    file.write_bytes(data)
+
+    def strict(text: str) -> Any:
+        return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+    arrays = strict(run(capsys, "trace", "--model", directory, "--ids", "1 5", "--json")[1])["arrays"]
+    assert arrays["model.layers.1.mlp.up_proj"]["max"] is None
+    assert arrays["model.layers.0"]["max"] > 0
+    code, out, _ = run(capsys, "compare", directory, demo.path(), "--ids", "1 5", "--json")
+    assert (code, strict(out)["first"]) == (1, "model.layers.1.mlp.up_proj")
+
+
+@pytest.mark.ci  # transformers
+def test_the_page_s_hooks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/trace.md says to do with PyTorch gives a file that compares equal."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config, kind, sizes = MODULES["llama"]
+    torch.manual_seed(0)
+    module = getattr(transformers, kind)(getattr(transformers, config)(**sizes)).eval()
+    module.save_pretrained(tmp_path / "saved")
+    page_text = (Path(__file__).parents[1] / "docs" / "trace.md").read_text(encoding="utf-8")
+    code = page_text.split("With PyTorch:\n\n```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    from safetensors.torch import save_file
+
+    with torch.no_grad():
+        exec(code, {"torch": torch, "model": module, "save_file": save_file})  # noqa: S102 - the page's
+    told = run(capsys, "compare", tmp_path / "saved", "activations.safetensors", "--ids", "1 5 9")
+    assert (told[0], "nothing differs by more than 0.0001" in told[1]) == (0, True), told

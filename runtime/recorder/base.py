@@ -76,6 +76,10 @@ class Recording:
         self.tensors.append(t)
         return t
 
+    def given(self, width: int) -> Tensor:
+        """[T, width], written from outside before a step."""
+        return self._tensor("in", "T", width, keep=True)
+
     def _emit(self, op: str, variant: str, rows: str, **values: Operand) -> None:
         row = OPS[op]
         if set(values) != set(row.names):

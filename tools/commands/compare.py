@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InputError
 from ...loader.activations import read_activations
 from ...model import load
-from ...tracing import differences
+from ...tracing import differences, finite
 from .arguments import add_quantize, given_model
 from .trace import add_text, read
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+
+    from ...model import Model
+    from ...tracing import Trace
 
 __all__ = ["add_arguments", "main"]
 
@@ -54,28 +57,40 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(msg)
     changed = {name: value for name in ("quantize", "prune") if (value := getattr(args, name)) is not None}
     given = args.one if args.other is None else args.other
-    saved = str(given).endswith(".safetensors") and Path(given).is_file()
+    saved = str(given).endswith(".safetensors") and not Path(given).is_dir()
     if saved and changed:
         msg = f"--{next(iter(changed))}: {given} holds activations, which have been made"
         raise InputError(msg)
     with load(args.one) as model:
-        one = read(model, args.text, args.ids, args.decoder_ids)
+        one = _read(args, args.one, model)
     other: Mapping[str, Any]
     if saved:
         other = read_activations(given)
     else:
         with load(given, **changed) as model:
-            other = read(model, args.text, args.ids, args.decoder_ids)
+            other = _read(args, given, model)
     every = differences(one, other)
     if not every:
         msg = f"{given}: none of its {len(other)} names is one of {args.one}'s, such as {next(iter(one))}"
         raise InputError(msg)
     first = next((d for d in every if d.relative > args.tolerance), None)
     if args.json:
-        steps = [{"name": d.name, "relative": d.relative, "at": list(d.at), "values": list(d.values)} for d in every]
+        steps = [
+            {"name": d.name, "relative": finite(d.relative), "at": list(d.at), "values": list(map(finite, d.values))}
+            for d in every
+        ]
         print(json.dumps({"first": None if first is None else first.name, "steps": steps}, indent=1))
         return int(first is not None)
     print(*every, sep="\n")
     apart = f"the first that differs: {first}" if first else f"nothing differs by more than {args.tolerance:g}"
     print(f"{len(every)} steps of {len(one)} and {len(other)}; {apart}")
     return int(first is not None)
+
+
+def _read(args: argparse.Namespace, name: object, model: Model) -> Trace:
+    """A model's trace. Errors: `InputError`, which says whose."""
+    try:
+        return read(model, args.text, args.ids, args.decoder_ids)
+    except InputError as e:
+        msg = f"{name}: {e}"
+        raise InputError(msg) from e

@@ -34,6 +34,7 @@ __all__ = ["add_arguments", "facts", "lines", "main"]
 _PARTS = {
     "weights_mapped": "weights, mapped from the files",
     "weights_resident": "weights, resident",
+    "weights_copied": "weights, copied: they lay otherwise",
     "adapters": "adapters, kept apart",
     "constants": "constants",
     "activations": "arena: activations",

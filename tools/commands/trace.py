@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "add_text", "main", "read"]
 
+#: Of an id.
+MOST_DIGITS = 18
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -38,6 +41,9 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the steps of a text; 0."""
+    if args.save is not None and args.save == args.html:
+        msg = f"--save and --html {args.html}: one would replace the other; give each a file"
+        raise InputError(msg)
     with load_model(args) as model:
         trace = read(model, args.text, args.ids, args.decoder_ids)
         if args.save is not None:
@@ -68,5 +74,8 @@ def _numbers(option: str, text: str) -> list[int]:
     words = text.replace(",", " ").split()
     if not words or not all(word.isascii() and word.isdigit() for word in words):
         msg = f'{option} {text}: expected whole numbers, as in {option} "1 5 9"'
+        raise InputError(msg)
+    if any(len(word) > MOST_DIGITS for word in words):
+        msg = f"{option}: an id of more than {MOST_DIGITS} digits; no vocabulary has it"
         raise InputError(msg)
     return [int(word) for word in words]
