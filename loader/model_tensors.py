@@ -166,8 +166,8 @@ class ModelTensors:
         first, nbytes = every[0], sum(each.nbytes for each in every)
         return replace(first, name=part.name, shape=self.shape(role, layer), stop=first.start + nbytes), every
 
-    def _check_missing(self) -> None:
-        """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
+    def missing(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what must be there and is not; of no more layers than the file can hold, and one."""
         missing: dict[str, tuple[int, ...]] = {}
         layers = range(min(self.config.n_layers, len(self.tensors) + 1))
         for part_of, table in [(0, self.parts), *((i, self.layer) for i in layers)]:
@@ -178,6 +178,11 @@ class ModelTensors:
                 for name in self.names(role, piece, part_of):
                     if name not in self.tensors:
                         missing[name] = self._stored_shape(role, piece, part_of)
+        return missing
+
+    def _check_missing(self) -> None:
+        """Report the first tensor that is not there, and how many; absurd layer counts cost no more than sane ones."""
+        missing = self.missing()
         if missing:
             name, shape = next(iter(missing.items()))
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

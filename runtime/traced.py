@@ -20,6 +20,7 @@ from .forward.output import read_out
 from .forward.stack import Frame
 from .reference import Reference
 from .rope import rope_tables
+from .sinusoids import with_sinusoids
 from .spec import Attention
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def traced(  # noqa: PLR0913 - what a text is
     """
     seen: dict[str, Array] = {}
     out: Array | None = None
+    weights, _ = with_sinusoids(config, weights, max(len(ids), len(decoder_ids or ())) + 1)
     row = None if config.head is None or not config.head.pooled else place_of(config.head, ids)
     with np.errstate(over="ignore", invalid="ignore"):
         if config.seq2seq:

@@ -8,6 +8,8 @@ import numpy as np
 
 from ..dataclass import dataclass
 from ..errors import BackendError
+from .checkpoints import DTYPES, TinyCheckpoint, families, tiny
+from .malformed import ROWS, Malformed
 
 try:
     from hypothesis import strategies as st
@@ -16,11 +18,26 @@ except ImportError as e:
     msg = "miaotui.testing.strategies needs Hypothesis: pip install 'miaotui[testing]'"
     raise BackendError(msg) from e
 
+from .plans import prune_plans
+
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
     from numpy.typing import NDArray
 
-__all__ = ["SIZES", "AttentionProblem", "attention_problems", "floats", "matrices", "prompts", "ropes", "sizes"]
+__all__ = [
+    "SIZES",
+    "AttentionProblem",
+    "attention_problems",
+    "configs",
+    "floats",
+    "malformed_checkpoints",
+    "matrices",
+    "prompts",
+    "prune_plans",
+    "ropes",
+    "sizes",
+    "tiny_checkpoints",
+]
 
 #: Where loops break: one, primes, and one around the widths of vectors and tiles.
 SIZES = (1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97)
@@ -113,6 +130,34 @@ def ropes(draw: DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int64], dict[st
     how: dict[str, Any] = {"theta": draw(st.sampled_from([1e4, 5e5, 1e6])), "interleaved": draw(st.booleans())}
     how["d_rotary"] = draw(st.one_of(st.none(), st.integers(1, half).map(lambda n: 2 * n)))
     return random.standard_normal((t, heads, 2 * half)).astype(np.float32), np.arange(start, start + t), how
+
+
+@st.composite
+def tiny_checkpoints(draw: DrawFn, family: str | None = None) -> TinyCheckpoint:
+    """Of a family, or of any: one to three layers, heads that share keys or not, odd widths, every float dtype."""
+    name = draw(st.sampled_from(families())) if family is None else family
+    n_kv_heads = draw(st.integers(1, 2))
+    return tiny(
+        name,
+        dtype=draw(st.sampled_from(DTYPES)),
+        seed=draw(st.integers(0, 2**32 - 1)),
+        n_layers=draw(st.integers(1, 3)),
+        n_kv_heads=n_kv_heads,
+        n_heads=n_kv_heads * draw(st.integers(1, 3)),
+        d_head=draw(st.sampled_from([8, 16])),
+        d_ff=draw(sizes(33)),
+        n_vocab=draw(st.integers(40, 97)),
+    )
+
+
+def configs(family: str | None = None) -> SearchStrategy[dict[str, Any]]:
+    """config.json of such."""
+    return tiny_checkpoints(family).map(lambda made: made.config)
+
+
+def malformed_checkpoints() -> SearchStrategy[Malformed]:
+    """Directories with one thing wrong, which `write(directory)` makes: `name` says what, `error` what must come."""
+    return st.sampled_from([one for group in ROWS.values() for one in group])
 
 
 def prompts() -> SearchStrategy[str]:

@@ -11,47 +11,16 @@ import numpy as np
 from helpers import feed_forwards, sizes
 from hypothesis import strategies as st
 from miaotui.loader.prune.compiled import compile_plan
-from miaotui.loader.prune.plan import PrunePlan
+from miaotui.testing import plans as drawn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from miaotui.loader.prune.plan import PrunePlan
     from miaotui.runtime.spec import Config
 
 
-def some(n: int) -> st.SearchStrategy[tuple[int, ...]]:
-    """At least one of 0 .. n - 1, ascending."""
-    return st.sets(st.integers(0, n - 1), min_size=1).map(lambda got: tuple(sorted(got)))
-
-
-@st.composite
-def plans(draw: st.DrawFn, config: Config, cuts: frozenset[str] | None = None) -> PrunePlan:
-    """Draw a plan that fits; `cuts` names the kinds of cut, drawn where None."""
-    every = ("layers", "heads", "ffn", "halves", "vocab", "width")
-    cuts = draw(st.frozensets(st.sampled_from(every))) if cuts is None else cuts
-    layers = draw(some(config.n_layers)) if "layers" in cuts else None
-    heads: dict[int, tuple[int, ...]] = {}
-    ffn: dict[int, tuple[int, ...]] = {}
-    for i in range(config.n_layers) if layers is None else layers:
-        own = sizes(config, i)
-        if "heads" in cuts and own.n_heads and draw(st.booleans()):
-            each = own.n_heads // own.n_kv_heads
-            groups, count = draw(some(own.n_kv_heads)), draw(st.integers(1, each))
-            queries = [draw(st.permutations(range(each)))[:count] for _ in groups]
-            heads[i] = tuple(sorted(g * each + q for g, kept in zip(groups, queries, strict=True) for q in kept))
-        if "ffn" in cuts and own.d_ff and draw(st.booleans()):
-            ffn[i] = draw(some(own.d_ff))
-        if "halves" in cuts and own.n_heads and own.d_ff:
-            lost = draw(st.sampled_from([None, heads, ffn]))
-            if lost is not None:
-                lost[i] = ()
-    return PrunePlan(
-        layers,
-        heads,
-        ffn,
-        vocab=draw(some(config.n_vocab)) if "vocab" in cuts else None,
-        width=draw(some(config.d_model)) if "width" in cuts else None,
-    )
+plans, some = drawn.prune_plans, drawn.some
 
 
 def sliced(values: Mapping[str, Any], config: Config, plan: PrunePlan) -> dict[str, Any]:
