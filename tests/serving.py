@@ -76,11 +76,13 @@ class Client:
         """Send a request: JSON, or bytes as they are; wait for the answer's end."""
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         reply, inbox = Reply() if reply is None else reply, [data]
+        place, _, query = path.partition("?")
         sent = {"host": "localhost", "content-length": str(len(data)), **(headers or {})}
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 80), "headers": [(k.encode(), v.encode()) for k, v in sent.items()],
+            "path": place, "raw_path": place.encode(), "query_string": query.encode(), "root_path": "",
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+            "headers": [(k.encode(), v.encode()) for k, v in sent.items()],
         }  # fmt: skip
 
         async def receive() -> dict[str, Any]:

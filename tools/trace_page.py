@@ -64,7 +64,9 @@ def page(model: Model, trace: Trace) -> str:
 
 
 def _spelled(model: Model, token: int) -> str:
-    """A token as its text, or its id where there is no tokenizer."""
+    """A token as its text, or its id where there is no tokenizer; "NaN" for none, where a logit is."""
+    if token < 0:
+        return "NaN"
     try:
         text = model.tokenizer.decode([token], skip_special_tokens=False)
     except (TokenizerError, InputError):

@@ -114,6 +114,9 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         ("--grace", float, 20, "seconds that running answers may take after SIGTERM"),
     ):
         group.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")
+    group.add_argument(
+        "--trace", action="store_true", help="show at /trace every step that a model computes for a text; slow"
+    )
     group.add_argument("--log-texts", action="store_true", help="write prompts and answers into the access log too")
 
 
@@ -217,7 +220,9 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.reuse == "per-key" and args.api_keys is None:
         msg = "--reuse per-key: there are no keys; give them with --api-keys FILE"
         raise InputError(msg)
-    return Settings(**given, reuse=args.reuse, temperature=temperature, hosts=hosts, log_texts=args.log_texts)
+    return Settings(
+        **given, reuse=args.reuse, temperature=temperature, hosts=hosts, log_texts=args.log_texts, trace=args.trace
+    )
 
 
 def _served(args: argparse.Namespace, opened: ExitStack) -> Served:

@@ -23,6 +23,7 @@ from . import (
     responses,
     systemone,
     tokens,
+    traces,
 )
 from .access_log import AccessLog
 from .errors import Problem, openai_error
@@ -66,7 +67,8 @@ def make_app(served: Served, settings: Settings | None = None, keys: Keys | None
         *models.routes(state),
         *tokens.routes(state),
         *health.routes(state),
-        *openapi.routes(WIRES),
+        *(traces.routes(state) if settings.trace else ()),
+        *openapi.routes(WIRES, traces.GETS if settings.trace else {}),
         *page.routes(),
     ]
     inside = Starlette(routes=routes, exception_handlers={HTTPException: _no_route}, lifespan=lifespan)

@@ -14,7 +14,7 @@ from .fields import read_fields
 from .wires import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
 
@@ -48,13 +48,14 @@ GETS = {
 }
 
 
-def document(wires: Sequence[Wire | Work]) -> dict[str, Any]:
-    """The OpenAPI document of these endpoints."""
+def document(wires: Sequence[Wire | Work], more: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The OpenAPI document of these endpoints; `more`: paths besides `GETS`."""
+    gets = GETS | dict(more or {})
     return {
         "openapi": "3.1.0",
         "info": {"title": "miaotui", "version": version("miaotui"), "description": "docs/serving.md explains it."},
         "paths": {
-            **{path: {"get": {"summary": about, "responses": _answers()}} for path, about in GETS.items()},
+            **{path: {"get": {"summary": about, "responses": _answers()}} for path, about in gets.items()},
             **{wire.path: {"post": _post(wire)} for wire in wires},
         },
         "components": {
@@ -100,9 +101,9 @@ def _answers(error: object = openai_error) -> dict[str, Any]:
 _REFERENCE = "#/components/schemas/Error"
 
 
-def routes(wires: Sequence[Wire | Work]) -> list[Route]:
+def routes(wires: Sequence[Wire | Work], more: Mapping[str, str] | None = None) -> list[Route]:
     """The route."""
-    data = to_json(document(wires))
+    data = to_json(document(wires, more))
 
     async def told(_: Request) -> Response:
         return Response(data, media_type="application/json")

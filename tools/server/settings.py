@@ -43,6 +43,8 @@ class Settings:
     preparing_threads: int = 2
     #: Searches with beams that run at once; more of them wait.
     searches: int = 2
+    #: Show at /trace what a model computes.
+    trace: bool = False
     #: Log prompts and answers too.
     log_texts: bool = False
     #: Whose texts may reuse what others left in the cache, where they begin alike: all, or those of the same API key.
