@@ -59,13 +59,16 @@ class Arrays(Loaded):
         return self._rows(ids, "logits", self.config.n_vocab, adapter=number)
 
     @memory_named("trace")
-    def trace(self, ids: object, *, token_types: object = None, decoder_ids: object = None) -> Trace:
+    def trace(
+        self, ids: object, *, token_types: object = None, decoder_ids: object = None, kernels: bool = False
+    ) -> Trace:
         """[T] ids -> every intermediate in float64, by the names of the model's modules (docs/trace.md).
 
         Computed by the reference in NumPy, with nothing rounded but the weights as they are here: a definition, and
-        slow. Arguments as those of `logits`. Errors: `InputError`.
+        slow. Arguments as those of `logits`. `kernels`: what the CPU's kernels compute instead, in float32 with this
+        model's `precision` and `kv_cache`, of a decoder: names of what one instruction computes. Errors: `InputError`.
         """
-        from .tracing import trace  # noqa: PLC0415 - few need it
+        from .tracing import trace, trace_of_kernels  # noqa: PLC0415 - few need it
 
         self._session.check_open()
         config = self.config
@@ -86,6 +89,11 @@ class Arrays(Loaded):
             msg = f"token_types: {len(types)} of {len(read)} tokens; expected one for each"
             raise InputError(msg)
         weights = self._session.weights
+        if kernels:
+            if not self._session.backend.paged:
+                msg = f"kernels: this model is on {self._session.backend.name}; load it with device='cpu'"
+                raise InputError(msg)
+            return trace_of_kernels(config, weights, self.receipt, read, self._session.program, self.threads)
         return trace(config, weights, self.receipt, read, decoder_ids=after, types=types)
 
     @memory_named("trace")

@@ -10,7 +10,8 @@ import numpy as np
 from .dataclass import dataclass
 from .errors import InputError
 from .loader.write import new_file
-from .runtime.traced import LOGITS, traced
+from .runtime.naming import LOGITS
+from .runtime.traced import traced
 
 if TYPE_CHECKING:
     import os
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .loader.prune.receipt import Receipt
+    from .runtime.program import Program
     from .runtime.spec import Config, Weights
 
     Array = NDArray[np.float64]
 
-__all__ = ["Difference", "Trace", "differences", "finite", "hooks_of", "trace"]
+__all__ = ["Difference", "Trace", "differences", "finite", "hooks_of", "trace", "trace_of_kernels"]
 
 
 @dataclass(frozen=True)
@@ -188,4 +190,16 @@ def trace(  # noqa: PLR0913 - what a text is
 ) -> Trace:
     """Of a text's ids; an encoder-decoder's decoder reads `decoder_ids`."""
     arrays = traced(config, weights, hooks_of(receipt), ids, decoder_ids=decoder_ids, types=types)
+    return Trace(tuple(ids), arrays)
+
+
+def trace_of_kernels(  # noqa: PLR0913, PLR0917 - what a pass is
+    config: Config, weights: Weights, receipt: Receipt, ids: Ids[int], program: Program, threads: int
+) -> Trace:
+    """What a decoder's kernels compute of the same, rounded as `program` has it: float32."""
+    from .runtime.cpu.kernel_trace import kernel_trace  # noqa: PLC0415 - few need it
+
+    arrays: Any = kernel_trace(
+        config, weights, hooks_of(receipt), ids, threads=threads, kv_cache=program.kv_cache, precision=program.precision
+    )
     return Trace(tuple(ids), arrays)

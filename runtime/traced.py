@@ -5,8 +5,6 @@ Nothing is rounded but the weights, as they are stored or quantised: neither the
 
 from __future__ import annotations
 
-import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,13 +16,14 @@ from .forward.encoder import cross_caches, encoder
 from .forward.encoder import head as head_on
 from .forward.output import read_out
 from .forward.stack import Frame
+from .naming import ATTENTION, LOGITS, ROWS, Naming, layer_of
 from .reference import Reference
 from .rope import rope_tables
 from .sinusoids import with_sinusoids
 from .spec import Attention
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from collections.abc import Sequence as Ids
     from contextlib import AbstractContextManager
 
@@ -36,22 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ATTENTION", "LOGITS", "ROWS", "first_ids", "layer_of", "traced"]
 
-#: What follows a layer's name where attention's weights are, [n_heads, T, S].
-ATTENTION = ":attention"
-#: The name of what comes out at the end.
-LOGITS = "logits"
-#: What follows the name of an embedding whose rows are scaled before anything reads them: some modules scale within.
-ROWS = ":rows"
-_LAYER = re.compile(r"(.*?\.[0-9]+)(?=\.)")
 
-
-def layer_of(name: str) -> str | None:
-    """`model.layers.3.mlp.up_proj` -> `model.layers.3`; None outside the layers."""
-    found = _LAYER.match(name)
-    return None if found is None else found[1]
-
-
-class _Traced(Reference):
+class _Traced(Naming["Array"], Reference):
     """What its names are: those of the tensors, less their last part, as hooks on modules have them."""
 
     def __init__(  # noqa: PLR0913 - what a text is
@@ -69,49 +54,12 @@ class _Traced(Reference):
         of_types = None if types is None else np.asarray(types, np.int64)
         n_rows = len(ids) if row is None else 1
         super().__init__(np.asarray(ids, np.int64), 0, caches, n_rows, types=of_types, padding=config.padding)
-        self.names, self.seen, self.row = names, seen, row
-        self.embedding: Weight | None = None
-        self.scaled = config.stack.embed_scale != 1
-        self._layer: str | None = None
-        self._aside = False
-        self._within: set[str] = set()  # names of the layer's pass, and whether its attention was there
-        self._has_attended = False
+        self.name_by(names, seen, scaled=config.stack.embed_scale != 1)
+        self.row = row
 
-    def _put(self, name: str, y: Array) -> None:
-        """Under its name; what is computed again, as shared layers are, has a number behind it."""
-        n, base = 1, name
-        while name in self.seen:
-            n += 1
-            name = f"{base}#{n}"
-        self.seen[name] = np.array(y)
-
-    def _note(self, w: Weight, y: Array, x: Array | None, before: Array | None = None) -> Array:
-        """`x`: what it was made from, the last layer's output where another begins; or else that is `before`."""
-        name = self.names.get(w.name, w.name)
-        layer = layer_of(name)
-        if not self._aside:
-            again = self._has_attended and name in self._within  # layers that share their weights
-            self.enter(layer, before if before is not None and layer is None else x, again=again)
-            self._within.add(name)
-            if x is None and self.scaled:
-                self._put(name + ROWS, y)
-            elif x is None or w is not self.embedding:  # the product with it is the logits, scaled or not
-                self._put(name, y)
-        return y
-
-    def enter(self, layer: str | None, x: Array | None, *, again: bool = False) -> None:
-        """What comes is of this layer, or of another pass of it; what it reads is what the one before put out."""
-        if layer != self._layer or again:
-            if self._layer is not None and x is not None:
-                self._put(self._layer, x)
-            self._layer, self._within, self._has_attended = layer, set(), False
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What is computed within has no name: it is no part of a token's way."""
-        before, self._aside = self._aside, True
-        yield
-        self._aside = before
+    def held(self, y: Array) -> Array:
+        """A copy: what comes later may be written over it."""
+        return np.array(y)
 
     def once(self, n: int) -> AbstractContextManager[None]:  # noqa: ARG002 - as the recorder
         """Tables of a model, which no token makes."""
@@ -127,15 +75,15 @@ class _Traced(Reference):
     def embed(self, w: Weight) -> Array:
         """[T, d_model]."""
         self.embedding = w
-        return self._note(w, super().embed(w), None)
+        return self.note(w, super().embed(w), None)
 
     def embed_positions(self, w: Weight) -> Array:
         """[T, d_model]."""
-        return self._note(w, super().embed_positions(w), None)
+        return self.note(w, super().embed_positions(w), None)
 
     def embed_types(self, w: Weight) -> Array:
         """[T, d_model]."""
-        return self._note(w, super().embed_types(w), None)
+        return self.note(w, super().embed_types(w), None)
 
     def linear(  # noqa: PLR0913 - as the oracle's
         self,
@@ -148,18 +96,18 @@ class _Traced(Reference):
         residual: Array | None = None,
     ) -> Array:
         """The product with its bias is kept, before what follows it."""
-        y = self._note(w, super().linear(x, w, b), x, residual)
+        y = self.note(w, super().linear(x, w, b), x, residual)
         y = y if act is None else activation(y, act)
         y = y if times is None else y * times
         return y if residual is None else residual + y
 
     def rms_norm(self, x: Array, w: Weight, eps: float, groups: int = 1) -> Array:
         """As the oracle's."""
-        return self._note(w, super().rms_norm(x, w, eps, groups), x)
+        return self.note(w, super().rms_norm(x, w, eps, groups), x)
 
     def layer_norm(self, x: Array, w: Weight, b: Weight | None, eps: float) -> Array:
         """As the oracle's."""
-        return self._note(w, super().layer_norm(x, w, b, eps), x)
+        return self.note(w, super().layer_norm(x, w, b, eps), x)
 
     def take_rows(self, x: Array) -> Array:
         """Of the tokens that are asked for."""
@@ -169,7 +117,7 @@ class _Traced(Reference):
         """Under the layer's name."""
         if not self._aside:
             self._has_attended = True
-            self._put((self._layer or f"layers.{layer}") + ATTENTION, weights)
+            self.put((self._layer or f"layers.{layer}") + ATTENTION, weights)
 
 
 def first_ids(config: Config, weights: Weights, x: Array) -> NDArray[np.int64]:

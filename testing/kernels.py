@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import InputError, shown
 from ..loader.quantize import pack_rows
-from ..runtime.cpu import link
-from ..runtime.kvcache import KV_BYTES, pages_of
+from ..runtime.cpu.alone import run_alone, written
+from ..runtime.kvcache import KV_BYTES
 from ..runtime.quantized import QUANTIZED, quantized_shape
 from ..runtime.recorder.alone import alone
 from ..runtime.recorder.record import Recorder
@@ -122,25 +122,17 @@ class _How:
         )  # fmt: skip
         given = [ops.given(x.shape[1]) for x in inputs]
         program = alone(ops, build(ops, *given))
-        code = program.encode(link.addresses(i.kernel for i in program.code).__getitem__)
-        block = np.zeros(program.arena_bytes + 64, np.uint8)
-        arena = block[-block.ctypes.data % 64 :]
-        batch, tables = Batch(n_tokens, 1), np.arange(pages_of(n_tokens), dtype=np.int32)
-        batch.add(np.zeros(n_tokens, np.int64) if ids is None else ids, 0, tables.ctypes.data, 0)
-        if positions is not None:
-            batch.tokens[:, T_POSITION] = positions
-        if sees_all:
-            batch.tokens[:, T_LAST] = n_tokens - 1
-        for place, x in zip(given, inputs, strict=True):
-            arena[place.offset : place.offset + x.nbytes] = np.frombuffer(x.tobytes(), np.uint8)
-        executor = link.executor(self.threads, (ops, code, block, batch, tables))
-        try:
-            executor.bind(code.ctypes.data, len(code), arena.ctypes.data, batch.address)
-            executor.step()
-        finally:
-            executor.close()
-        y = program.hidden
-        return arena[y.offset : y.offset + 4 * n_tokens * y.width].reshape(n_tokens, -1).copy()
+
+        def fill(tables: int) -> Batch:
+            batch = Batch(n_tokens, 1)
+            batch.add(np.zeros(n_tokens, np.int64) if ids is None else ids, 0, tables, 0)
+            if positions is not None:
+                batch.tokens[:, T_POSITION] = positions
+            if sees_all:
+                batch.tokens[:, T_LAST] = n_tokens - 1
+            return batch
+
+        return written(run_alone(program, fill, zip(given, inputs, strict=True)), program.hidden, n_tokens)
 
     def floats(self, build: Build, *inputs: Single, n_tokens: int, **more: Any) -> Single:  # noqa: ANN401 - as a call's
         """The same of float32, [T, width]."""

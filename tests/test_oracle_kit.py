@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import planted
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from miaotui.errors import InputError
-from miaotui.testing import assert_close, bound, kernel, reference, strategies, tolerance
+from miaotui.runtime.sampling import Sampler, SamplingParams, uniform
+from miaotui.testing import assert_close, bound, kernel, reference, samplers, strategies, tolerance
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -159,6 +160,87 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 def test_shapes_that_do_not_fit_are_named(op: str, inputs: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         getattr(reference, op)(**inputs)
+
+
+# ---------------------------------------------------------------- samplers
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=strategies.sizes(),
+    how=st.fixed_dictionaries(
+        {
+            "temperature": st.sampled_from([0.5, 1.0, 1.5]),
+            "top_k": st.sampled_from([0, 1, 5, 1000]),
+            "top_p": st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+            "min_p": st.sampled_from([0.0, 0.05, 0.5]),
+            "typical_p": st.sampled_from([0.2, 0.9, 1.0]),
+        }
+    ),
+    penalty=st.sampled_from([0.8, 1.0, 1.3]),
+)
+def test_the_sampler_draws_what_these_leave(seed: int, n: int, how: dict[str, Any], penalty: float) -> None:
+    """The same ids at the same probabilities, and the same draw, where no border is within rounding."""
+    rng = np.random.default_rng(seed)
+    logits, seen = (rng.standard_normal(n) * 3).astype(np.float32), rng.integers(0, n, 3)
+    x = samplers.repetition_penalty(logits, seen, penalty)
+    x = samplers.temperature(x, how["temperature"])
+    x = samplers.top_k(x, how["top_k"]) if how["top_k"] else x
+    for name in ("top_p", "min_p", "typical_p"):
+        if name != "typical_p" or how[name] < 1:
+            assume(near_no_border(name, x, how[name]))
+        x = getattr(samplers, name)(x, how[name]) if how[name] not in {0, 1} else x
+    sampler = Sampler(n, SamplingParams(**how, repetition_penalty=penalty, do_sample=True, seed=seed))
+    sampler.observe(seen.tolist(), answer=False)
+    ids, weights = sampler.candidates(logits, 0)
+    order = np.argsort(ids)
+    left = reference.softmax(x)
+    some = np.flatnonzero(left > 2.0 ** -(sampler.unit - 2) * left.max())
+    assert set(some) <= set(ids.tolist()) <= set(np.flatnonzero(left > 0).tolist())
+    assert np.allclose(weights[order] / weights.sum(), left[ids[order]], rtol=1e-5, atol=1e-9)
+    reached = np.cumsum(left[ids])
+    u = uniform(sampler.seed, 0, 7)
+    if how["top_p"] == 1 and how["typical_p"] == 1 and np.abs(reached - u).min() > 1e-6:  # then they lie by id
+        assert sampler.draw(logits, 7) == samplers.draw(x, u)
+
+
+def near_no_border(name: str, x: Any, p: float) -> bool:
+    """Whether no probability, or sum of them, is so near to the border that rounding decides."""
+    q = np.sort(reference.softmax(x))[::-1]
+    if name == "min_p":
+        return bool(p == 0 or np.abs(q / q[0] - p).min() > 1e-6)
+    if name == "typical_p":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            surprise = -np.log(q)
+            away = np.abs(surprise - np.nansum(q * surprise))
+        q = q[np.argsort(away, kind="stable")]
+        if np.diff(np.sort(away[np.isfinite(away)])).min(initial=1) < 1e-6:
+            return False
+    return bool(np.abs(np.cumsum(q) - p).min() > 1e-6)
+
+
+def test_filters_at_their_edges() -> None:
+    row = [0.0, 2.0, 2.0, -np.inf]
+    assert samplers.top_k(row, 1).tolist() == [-np.inf, 2.0, 2.0, -np.inf]
+    assert samplers.top_k(row, 9).tolist() == row
+    assert samplers.top_p(row, 1e-9).tolist() == [-np.inf, 2.0, -np.inf, -np.inf]
+    assert samplers.top_p(row, 1.0).tolist() == row
+    assert samplers.min_p(row, 1.0).tolist() == [-np.inf, 2.0, 2.0, -np.inf]
+    assert samplers.repetition_penalty([2.0, -2.0, 1.0], [0, 1, 1], 2.0).tolist() == [1.0, -4.0, 1.0]
+    assert samplers.draw([row, row], [0.0, 1 - 2.0**-53]).tolist() == [0, 2]
+    assert samplers.draw([-np.inf, 1.0, -np.inf], 0.999).tolist() == 1
+    for op, inputs, says in (
+        ("top_p", {"p": 0}, "p=0: expected a finite number above 0"),
+        ("top_p", {"p": 1.5}, "p=1.5: expected at most 1"),
+        ("top_k", {"k": 0}, "k=0"),
+        ("temperature", {"t": 0}, "t=0"),
+        ("draw", {"u": 1.0}, "u=1.0: expected for each row"),
+        ("repetition_penalty", {"ids": [4], "penalty": 1.0}, "ids: .*of one row's 4"),
+    ):
+        with pytest.raises(InputError, match=says):
+            getattr(samplers, op)(row, **inputs)
+    with pytest.raises(InputError, match="one that is finite"):
+        samplers.top_k([-np.inf], 1)
 
 
 # ---------------------------------------------------------------- tolerance

@@ -15,6 +15,7 @@ from helpers import open_weights, oracle
 from miaotui.errors import CheckpointError, InputError
 from miaotui.loader.activations import read_activations
 from miaotui.loader.checkpoint import open_checkpoint
+from miaotui.testing.checkpoints import families, tiny
 from miaotui.tools import cli, demo
 from miaotui.tools.trace_page import page
 from miaotui.tracing import Difference, differences
@@ -172,6 +173,7 @@ WRONG = [
     (["compare", demo.path(), "none.safetensors", "--text", "a"], "none.safetensors"),
     (["compare", demo.path(), "OTHER", "--text", "a"], "none of its 1 names is one of"),
     (["compare", demo.path(), "OTHER", "--text", "a", "--quantize", "int8"], "--quantize: .* holds activations"),
+    (["compare", demo.path(), "OTHER", "--text", "a", "--kernels"], "--kernels: .* holds activations"),
     (["compare", demo.path(), "WHOLE", "--text", "a"], "holds no floats"),
 ]
 
@@ -259,3 +261,47 @@ def test_the_page_s_hooks(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         exec(code, {"torch": torch, "model": module, "save_file": save_file})  # noqa: S102 - the page's
     told = run(capsys, "compare", tmp_path / "saved", "activations.safetensors", "--ids", "1 5 9")
     assert (told[0], "nothing differs by more than 0.0001" in told[1]) == (0, True), told
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"quantize": "int8", "threads": 2},
+        {"quantize": "int4", "precision": "exact"},
+        {"precision": "bf16", "kv_cache": "bf16"},
+        {"prune": "keep-layers=0,3", "kv_cache": "int8"},
+    ],
+)
+def test_the_kernels_own_numbers(how: dict[str, Any]) -> None:
+    """Their logits are the model's, to the bit; every name is one of the oracle's, and not far from it."""
+    with miaotui.load(demo.path(), **how) as model:
+        exact, got = model.trace(IDS), model.trace(IDS, kernels=True)
+        assert np.array_equal(got.logits, model.logits(IDS))
+        assert got["model.norm"].dtype == np.float32
+        assert set(got) < set(exact)
+        found = differences(exact, got)
+        assert len(found) == len(got) >= 15
+        worst = max(d.relative for d in found)
+        assert 0 < worst < (1e-5 if not how else 0.5)
+
+
+@pytest.mark.parametrize("name", families("decoders"))
+def test_kernels_of_every_decoder(name: str) -> None:
+    made = tiny(name)
+    with miaotui.load(config=made.config, tensors=made.tensors()) as model:
+        ids = [i % 64 for i in IDS]
+        got = model.trace(ids, kernels=True)
+        assert np.array_equal(got.logits, model.logits(ids))
+        found = differences(model.trace(ids), got)
+        assert len(found) == len(got)
+        assert max(found, key=lambda d: d.relative).relative < 1e-3
+
+
+def test_who_has_no_kernels_to_show(capsys: pytest.CaptureFixture[str]) -> None:
+    with miaotui.load(demo.path("encoder")) as encoder, pytest.raises(InputError, match=r"kernels: .* is an encoder"):
+        encoder.trace([2, 5], kernels=True)
+    code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once", "--kernels")
+    assert (code, "nothing differs by more than 0.0001" in out) == (0, True)
+    code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once", "--precision", "bf16", "--json")
+    assert (code, json.loads(out)["first"]) == (1, "model.layers.0.self_attn.q_proj")

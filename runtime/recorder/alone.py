@@ -33,4 +33,5 @@ def alone(ops: Recorder, y: Tensor) -> Program:
         kv_cache=ops.kv_cache,
         precision=ops.precision,
         n_pages=ops.n_pages,
+        groups=tuple(ops.groups),
     )

@@ -10,7 +10,7 @@ from ...errors import InputError
 from ...loader.activations import read_activations
 from ...model import load
 from ...tracing import differences, finite
-from .arguments import add_quantize, given_model
+from .arguments import add_precision, add_quantize, given_model
 from .trace import add_text, read
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text(parser)
     add_quantize(parser)
     parser.add_argument("--prune", metavar="PLAN", help="what to keep of B: a plan's file, or its short forms")
+    add_precision(parser)
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="of B, what its kernels compute, in float32 (a decoder's); so it is with --precision and --kv-cache",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -55,11 +61,14 @@ def main(args: argparse.Namespace) -> int:
     if args.tolerance < 0 or args.tolerance != args.tolerance:
         msg = f"--tolerance {args.tolerance}: expected a number, at least 0"
         raise InputError(msg)
-    changed = {name: value for name in ("quantize", "prune") if (value := getattr(args, name)) is not None}
+    options = ("quantize", "prune", "precision", "kv_cache")
+    changed = {name: value for name in options if (value := getattr(args, name)) not in {None, "f32"}}
+    by_kernels = args.kernels or "precision" in changed or "kv_cache" in changed
     given = args.one if args.other is None else args.other
     saved = str(given).endswith(".safetensors") and not Path(given).is_dir()
-    if saved and changed:
-        msg = f"--{next(iter(changed))}: {given} holds activations, which have been made"
+    if saved and (changed or by_kernels):
+        option = next(iter(changed), "kernels").replace("_", "-")
+        msg = f"--{option}: {given} holds activations, which have been made"
         raise InputError(msg)
     with load(args.one) as model:
         one = _read(args, args.one, model)
@@ -68,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
         other = read_activations(given)
     else:
         with load(given, **changed) as model:
-            other = _read(args, given, model)
+            other = _read(args, given, model, kernels=by_kernels)
     every = differences(one, other)
     if not every:
         msg = f"{given}: none of its {len(other)} names is one of {args.one}'s, such as {next(iter(one))}"
@@ -87,10 +96,10 @@ def main(args: argparse.Namespace) -> int:
     return int(first is not None)
 
 
-def _read(args: argparse.Namespace, name: object, model: Model) -> Trace:
+def _read(args: argparse.Namespace, name: object, model: Model, *, kernels: bool = False) -> Trace:
     """A model's trace. Errors: `InputError`, which says whose."""
     try:
-        return read(model, args.text, args.ids, args.decoder_ids)
+        return read(model, args.text, args.ids, args.decoder_ids, kernels=kernels)
     except InputError as e:
         msg = f"{name}: {e}"
         raise InputError(msg) from e

@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def read(model: Model, text: str | None, ids: str | None, decoder_ids: str | None) -> Trace:
+def read(model: Model, text: str | None, ids: str | None, decoder_ids: str | None, *, kernels: bool = False) -> Trace:
     """A model's trace of what was given. Errors: `InputError`."""
     if (text is None) == (ids is None):
         msg = "give a text or --ids, one of the two" if text is None else f"--ids {ids}: a text is given too; give one"
@@ -67,7 +67,7 @@ def read(model: Model, text: str | None, ids: str | None, decoder_ids: str | Non
     after = None if decoder_ids is None else _numbers("--decoder-ids", decoder_ids)
     if after is None and model.config.decoding is not None:
         after = [model.config.decoding.start]
-    return model.trace(read, decoder_ids=after)
+    return model.trace(read, decoder_ids=after, kernels=kernels)
 
 
 def _numbers(option: str, text: str) -> list[int]:
