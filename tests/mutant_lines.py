@@ -25,8 +25,8 @@ __all__ = ["FOLDER"]
 FOLDER = "MIAOTUI_MUTANT_LINES"
 #: Calls of a function, in one test, whose lines are followed.
 CALLS = 4
-#: Tests, by their ids: `seconds`, `passed`, `kernels` that it asked for, by their names, and `lines`: file -> its lines as
-#: the bits of a number, in hexadecimal.
+#: Tests, by their ids: `seconds`, `passed`, `kernels` that it asked for, by their names, and `lines`: file -> its lines
+#: as the bits of a number, in hexadecimal.
 TOLD: dict[str, dict[str, Any]] = {}
 
 
@@ -35,7 +35,9 @@ class _Follower:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.files: dict[int, tuple[str | None, CodeType]] = {}  # id of code -> file; the code stays, so its id does too
+        self.files: dict[
+            int, tuple[str | None, CodeType]
+        ] = {}  # id of code -> file; the code stays, so its id does too
         self.begin()
 
     def begin(self) -> None:
@@ -68,9 +70,8 @@ class _Follower:
 
 def pytest_configure() -> None:
     """Make the follower, where the package is."""
-    import miaotui  # noqa: PLC0415 - a plugin is imported before paths are set
-
-    from miaotui.runtime.cpu import link  # noqa: PLC0415 - the same
+    import miaotui
+    from miaotui.runtime.cpu import link
 
     global _FOLLOWER  # noqa: PLW0603 - one for a process
     _FOLLOWER = follower = _Follower(f"{Path(str(miaotui.__file__)).parent}{os.sep}")
@@ -97,7 +98,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type] # as the standard library's own trace.py does
+        threading.settrace(None)
         lines = {file: f"{sum(1 << line for line in lines):x}" for file, lines in list(_FOLLOWER.seen.items())}
         TOLD[item.nodeid] |= {"lines": lines, "kernels": sorted(_FOLLOWER.kernels)}
         if len(TOLD) % 100 == 0:

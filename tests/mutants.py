@@ -1,8 +1,8 @@
 """One-line changes of our own modules, which some test should notice: `mutant_run.py` asks which does.
 
 A mutant changes one line in one place. What is changed: comparisons, arithmetic, `and`, `or`, `not`, signs, numbers,
-`True` and `False`, conditions, `min` and `max`, what is returned, `break` and `continue`, and statements that raise, call
-or assign to an attribute or item. What is not: texts, annotations, decorators, assertions, imports and `__all__`.
+`True` and `False`, conditions, `min` and `max`, what is returned, `break` and `continue`, and statements that raise,
+call, or assign to an attribute or item. What is not: texts, annotations, decorators, assertions, imports and `__all__`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby, pairwise
 from random import Random
 from typing import TYPE_CHECKING
@@ -93,9 +94,14 @@ def _found(text: str, file: str) -> list[Mutant]:
     return sorted(finder.mutants, key=lambda m: (m.line, m.what, m.after))
 
 
+@lru_cache(1)
+def _tree(text: str) -> str:
+    return ast.dump(ast.parse(text))
+
+
 def _differs(mutant: Mutant, text: str) -> bool:
     try:
-        return ast.dump(ast.parse(mutant.apply(text))) != ast.dump(ast.parse(text))
+        return ast.dump(ast.parse(mutant.apply(text))) != _tree(text)
     except SyntaxError:
         return False
 
