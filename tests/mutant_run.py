@@ -2,7 +2,7 @@
 
     python tests/mutant_run.py --collect                      once: which lines each test of ring fast runs (a long run)
     python tests/mutant_run.py --minutes 40 --out FILE        a sample of lines; JSON
-    python tests/mutant_run.py --again FILE --out FILE2       the survivors of a report
+    python tests/mutant_run.py --again FILE --out FILE2       what a report has not as killed; the rest is taken over
 
 A mutant is killed by a test that fails, by a run that takes too long, and by a module that cannot be imported. One that
 survives the nearest tests meets others. A test that fails in the unchanged tree as well has killed nothing.
@@ -35,7 +35,7 @@ from mutant_lines import FOLDER
 from mutants import Mutant, modules, sample
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
 __all__ = ["LINES", "PACKAGES", "Outcome", "Tree", "collect", "main", "report", "run"]
 
@@ -46,7 +46,7 @@ PACKAGES = ("runtime", "loader")
 #: Its tests run an emulated GPU: minutes each.
 SLOW = "runtime/cuda/"
 #: Seconds of tests that a mutant meets: first, and where it survives these.
-BUDGETS = (30.0, 90.0)
+BUDGETS = (15.0, 60.0)
 #: A run may take this many times what its tests took when they were followed, and this many seconds more.
 TIMES, MORE = 4, 60
 #: Seconds more where kernels are compiled again.
@@ -55,11 +55,12 @@ COMPILING = 300
 NO_TESTS = re.compile(r"test_(bench|cuda|soak|mutants)")
 FEWEST_LINES = 20
 OK, FAILED, NONE_LEFT = 0, 1, 5
+NOT_RUN = "not run"
 
 
 @dataclass
 class Outcome:
-    """What became of a mutant: killed, timed out or survived; `by`: the test, or what pytest said."""
+    """What became of a mutant: killed, timed out, survived or not run; `by`: the test, or what pytest said."""
 
     mutant: Mutant
     outcome: str
@@ -70,7 +71,7 @@ class Outcome:
     @property
     def killed(self) -> bool:
         """Whether something noticed."""
-        return self.outcome != "survived"
+        return self.outcome in ("killed", "timed out")
 
 
 class Tree:
@@ -209,23 +210,23 @@ def doubtful(tree: Tree, outcomes: Iterable[Outcome]) -> set[str]:
 
 def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Counts, the score in per cent by package, module and kind, and every mutant."""
+    ran = [o for o in outcomes if o.outcome != NOT_RUN]
 
     def score(chosen: Sequence[Outcome]) -> dict[str, Any]:
-        counts = Counter(o.outcome for o in chosen)
         killed = sum(o.killed for o in chosen)
-        return {"mutants": len(chosen), **counts, "score": round(100 * killed / len(chosen), 1) if chosen else None}
+        share = round(100 * killed / len(chosen), 1) if chosen else None
+        return {"mutants": len(chosen), **Counter(o.outcome for o in chosen), "score": share}
 
-    def by(keys: Mapping[str, str]) -> dict[str, Any]:
-        return {key: score([o for o, k in zip(outcomes, keys.values(), strict=True) if k == key]) for key in
-                sorted(set(keys.values()))}  # fmt: skip
+    def by(key: Callable[[Mutant], str]) -> dict[str, Any]:
+        keys = sorted({key(o.mutant) for o in ran})
+        return {each: score([o for o in ran if key(o.mutant) == each]) for each in keys}
 
-    numbered = list(enumerate(outcomes))
     return {
-        "all": score(outcomes),
-        "packages": by({str(i): o.mutant.file.partition("/")[0] for i, o in numbered}),
-        "kinds": by({str(i): o.mutant.what for i, o in numbered}),
-        "modules": by({str(i): o.mutant.file for i, o in numbered}),
-        "survivors": [str(o.mutant) for o in outcomes if not o.killed],
+        "all": score(ran),
+        "packages": by(lambda mutant: mutant.file.partition("/")[0]),
+        "kinds": by(lambda mutant: mutant.what),
+        "modules": by(lambda mutant: mutant.file),
+        "survivors": [str(o.mutant) for o in ran if not o.killed],
         "mutants": [asdict(o.mutant) | {k: v for k, v in asdict(o).items() if k != "mutant"} for o in outcomes],
     }
 
@@ -255,57 +256,71 @@ def main(argv: Sequence[str] | None = None) -> int:
         tree = Tree(ROOT, Path(folder))
         there, kernels = tree.prepare(told)
         choice = Choice(tree.plain, {test: told[test] for test in there}, kernels)
-        mutants = _survivors(args.again, tree) if args.again else _sampled(tree, args.n, seed)
-        print(f"{len(mutants)} mutants, {len(there)} tests, {len(kernels)} kernels, seed {seed}", flush=True)  # noqa: T201
-        outcomes = many(tree, choice, mutants, args.minutes, args.jobs)
+        before = _read(args.again, tree) if args.again else _sampled(tree, args.n, seed)
+        print(f"{len(before)} mutants, {len(there)} tests, {len(kernels)} kernels, seed {seed}", flush=True)  # noqa: T201
+        told_of = {"seed": seed, **soak._source(), **soak._machine()}
+        out = args.out or ROOT / "build" / "mutants" / "report.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+
+        def write(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+            result = told_of | report(outcomes)
+            out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            return result
+
+        outcomes = many(tree, choice, before, args.minutes, args.jobs, write)
         unsure = doubtful(tree, outcomes)
     for outcome in outcomes:
         if outcome.by in unsure:
             outcome.outcome, outcome.by = "survived", f"not by {outcome.by}, which fails in the unchanged tree too"
-    result = {"seed": seed, **soak._source(), **soak._machine(), "sampled": len(mutants), **report(outcomes)}
-    out = args.out or ROOT / "build" / "mutants" / "report.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = write(outcomes)
     print(f"{json.dumps(result['all'])}; {out}")  # noqa: T201 - a command
     return 0
 
 
-def many(tree: Tree, choice: Choice, mutants: Sequence[Mutant], minutes: float, jobs: int) -> list[Outcome]:
-    """Mutants one after the other, as many as begin in this time."""
-    end = time.monotonic() + 60 * minutes
+def many(
+    tree: Tree,
+    choice: Choice,
+    outcomes: Sequence[Outcome],
+    minutes: float,
+    jobs: int = 1,
+    write: Callable[[Sequence[Outcome]], object] = lambda _: None,
+) -> list[Outcome]:
+    """Those that were not killed are run, as many as begin in this time; `write` is called after each."""
+    end, now = time.monotonic() + 60 * minutes, list(outcomes)
 
-    def one(mutant: Mutant) -> list[Outcome]:
-        if time.monotonic() > end:
-            return []
-        outcome = run(tree, choice, mutant)
+    def one(at: int) -> None:
+        if now[at].killed or time.monotonic() > end:
+            return
+        outcome = now[at] = run(tree, choice, now[at].mutant)
         how = f"{outcome.seconds:.0f} s, {outcome.tests} tests"
-        print(f"{outcome.outcome:9} {mutant}  [{how}] {outcome.by}", flush=True)  # noqa: T201 - a command
-        return [outcome]
+        print(f"{outcome.outcome:9} {outcome.mutant}  [{how}] {outcome.by}", flush=True)  # noqa: T201 - a command
+        write(now)
 
     with ThreadPoolExecutor(jobs) as pool:
-        return [outcome for outcomes in pool.map(one, mutants) for outcome in outcomes]
+        list(pool.map(one, range(len(now))))
+    return now
 
 
-def _sampled(tree: Tree, n: int, seed: int) -> list[Mutant]:
+def _sampled(tree: Tree, n: int, seed: int) -> list[Outcome]:
     """In an order in which those that begin in time are spread over the modules."""
     mutants = sample(tree.plain, [f for f in modules(tree.plain, PACKAGES) if not f.startswith(SLOW)], n, seed)
     Random(seed).shuffle(mutants)  # noqa: S311 - no secret
-    return mutants
+    return [Outcome(mutant, NOT_RUN, "", 0, 0.0) for mutant in mutants]
 
 
-def _survivors(path: Path, tree: Tree) -> list[Mutant]:
+def _read(path: Path, tree: Tree) -> list[Outcome]:
     """Those of a report, at the nearest line that reads as theirs did; those whose line is gone are left out."""
     found = []
     for told in json.loads(path.read_text(encoding="utf-8"))["mutants"]:
-        if told["outcome"] == "survived":
-            mutant = Mutant(**{name: told[name] for name in ("file", "line", "what", "before", "after")},
-                            within=told["within"] and tuple(told["within"]), names=tuple(told["names"]))  # fmt: skip
-            lines = (tree.plain / mutant.file).read_text(encoding="utf-8").split("\n")
-            same = [at for at, line in enumerate(lines, 1) if line == mutant.before]
-            if same:
-                moved = min((at - mutant.line for at in same), key=abs)
-                within = mutant.within and (mutant.within[0] + moved, mutant.within[1] + moved)
-                found.append(replace(mutant, line=mutant.line + moved, within=within))
+        within, names = told["within"] and tuple(told["within"]), tuple(told["names"])
+        mutant = Mutant(*(told[name] for name in ("file", "line", "what", "before", "after")), within, names)
+        lines = (tree.plain / mutant.file).read_text(encoding="utf-8").split("\n")
+        same = [at for at, line in enumerate(lines, 1) if line == mutant.before]
+        if same:
+            moved = min((at - mutant.line for at in same), key=abs)
+            within = mutant.within and (mutant.within[0] + moved, mutant.within[1] + moved)
+            mutant = replace(mutant, line=mutant.line + moved, within=within)
+            found.append(Outcome(mutant, *(told[name] for name in ("outcome", "by", "tests", "seconds"))))
     return found
 
 
@@ -316,7 +331,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=150, metavar="N", help="mutants in the sample (default: 150)")
     parser.add_argument("--seed", type=int, metavar="N", help="of the sample (default: a new one, which is told)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at a time (default: 1)")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="the survivors of this report, not a sample")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="of this report, in the place of a sample")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the report (default: build/mutants/report.json)")
     return parser.parse_args(argv)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import miaotui
 import pytest
 from checkpoints import small, write_checkpoint
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from miaotui.errors import PlanError
 from miaotui.runtime.arena import ALIGN, Tensor, _root, place, spans_overlap, waits
@@ -70,6 +70,11 @@ def made(pieces: Sequence[tuple[int, int, int, bool, int | None]]) -> list[Tenso
     return tensors
 
 
+#: Pieces written over others that are larger, and one that lives next to them.
+SHARED = [(0, 1, 640, False, None), (1, 1, 320, False, 0), (2, 1, 64, False, 1), (1, 5, 400, False, None)]
+
+
+@example(SHARED)
 @given(PIECES)
 def test_offsets_are_those_of_the_plain_definition(pieces):
     ours, plain = made(pieces), made(pieces)
@@ -77,6 +82,7 @@ def test_offsets_are_those_of_the_plain_definition(pieces):
     assert [t.offset for t in ours] == [t.offset for t in plain]
 
 
+@example(SHARED)
 @given(PIECES)
 def test_what_lives_at_the_same_time_shares_no_byte(pieces):
     tensors = made(pieces)

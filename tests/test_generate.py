@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
+import miaotui.runtime.generate
 import numpy as np
 import pytest
 from hypothesis import given
@@ -285,6 +287,21 @@ def test_timings_leave_out_the_consumer():
     assert 0 < timings.decode_s < 0.06
     assert timings.prefill_tps == 2 / timings.prefill_s
     assert timings.decode_tps == 3 / timings.decode_s
+
+
+def test_decoding_takes_every_turn_of_the_loop_and_no_time_between(monkeypatch: pytest.MonkeyPatch):
+    """By a clock that goes one second each time it is read, and a thousand while the consumer has an id."""
+    clock = [0.0]
+
+    def read() -> float:
+        clock[0] += 1
+        return clock[0]
+
+    monkeypatch.setattr(miaotui.runtime.generate, "time", SimpleNamespace(perf_counter=read))
+    for step in stream(Table(), [1, 2], GenerateParams(max_new_tokens=5), decode):
+        clock[0] += 1000
+    assert step.timings is not None
+    assert (step.timings.decode_s, step.timings.n_new) == (5, 5)
 
 
 def test_rates_of_nothing_are_zero():

@@ -332,6 +332,20 @@ def test_zeros_that_would_be_others_are_refused(first, second, says):
         first.then(second)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (PrunePlan(sparsity={"q": "2:4"}), PrunePlan(heads={0: "1"})),
+        (PrunePlan(sparsity={"q": "0.5/1x2"}), PrunePlan(heads={0: "1"})),
+        (PrunePlan(sparsity={"up": "0.5"}), PrunePlan(ffn_ratio=0.5)),
+        (PrunePlan(sparsity={"down": "stored"}), PrunePlan(ffn_ratio=0.5, width_ratio=0.5)),
+        (PrunePlan(sparsity={"q": "2:4"}), PrunePlan(ffn={0: "1"}, vocab="0-3")),
+    ],
+)
+def test_zeros_stay_where_rows_go_or_none_are_chosen(first, second):
+    assert first.then(second).sparsity == first.sparsity
+
+
 @pytest.mark.parametrize("text", ["dense", "4:4", "0", "0.0/2x2", "0.001", "q=1:1,3.down=0", "stored"])
 def test_keeping_everything_changes_nothing(tmp_path, text):
     write_checkpoint(tmp_path, Drawn(seven(), "BF16"))
