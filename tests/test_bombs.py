@@ -13,6 +13,7 @@ import pytest
 from checkpoints import small, write_checkpoint
 from miaotui.errors import ConfigError, MiaotuiError, PlanError
 from miaotui.loader import ranges
+from miaotui.loader.prune import plan as prune_plan
 from miaotui.loader.prune.layer_sizes import surviving_heads
 from miaotui.loader.prune.plan import PrunePlan
 from miaotui.loader.ranges import as_ranges, count_named, last_named, read_indices, read_ranges
@@ -138,6 +139,15 @@ def test_a_plan_without_a_model_has_a_bound_in_all():
     error = refused(lambda: PrunePlan(sparsity={f"{i}-9999.q": "0.5" for i in range(2000)}))
     assert "its 2000 keys name 18001000 matrices; expected at most 524288" in str(error)
     assert len(PrunePlan(ffn={i: range(4000) for i in range(126)}).ffn) == 126
+
+
+def test_a_plan_may_name_as_many_as_its_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prune_plan, "MAX_NAMED", 12)
+    assert len(PrunePlan(ffn={0: "0-9"}, layers="0,1").ffn[0]) == 10
+    with pytest.raises(PlanError, match="^13 indices are named in all; expected at most 12"):
+        PrunePlan(ffn={0: "0-9"}, layers="0-2")
+    with pytest.raises(PlanError, match="^at least 13 indices are named in all; expected at most 12"):
+        PrunePlan(ffn={0: ",".join(map(str, range(14)))})
 
 
 @pytest.mark.ci  # 6 s

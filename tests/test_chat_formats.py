@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import json
 import time
+import tracemalloc
 from typing import Any, Literal
 
 import numpy as np
@@ -282,6 +283,19 @@ def test_a_word_is_not_wrapped_a_letter_at_a_time(ours):
         ours("{{ ('a' * 400000) | wordwrap(1) }}", [{"role": "user", "content": "hi"}])
     assert time.thread_time() - began < 0.5
     assert ours("{{ ('a' * 9) | wordwrap(4) }} {{ ('word ' * 9000) | wordwrap }}", [{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize("how", ["| replace('a', 'b' * 9000)", ".replace('a', 'b' * 9000)"])
+def test_a_text_that_would_be_too_large_is_not_made(ours, how):
+    """Of 81 MB, which there is room for: only a look before it is made refuses it."""
+    ours("{{ ('a' * 9) " + how + " }}", [{"role": "user", "content": "hi"}])  # what is loaded once
+    tracemalloc.start()
+    try:
+        with pytest.raises(TokenizerError, match="characters"):
+            ours("{{ ('a' * 9000) " + how + " }}", [{"role": "user", "content": "hi"}])
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_long_conversations_are_no_abuse(ours):
