@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ __all__ = ["Choice", "Told", "read_lines"]
 FILE = 1.5
 #: The part of the budget that tests of one file may take while others wait.
 PART = 1 / 3
+#: Cases of one test that are chosen while others wait.
+CASES = 3
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,18 @@ class Choice:
         kernels, left = self._kernels_of(mutant), self.tests.keys() - {*but}
         ranks = {test: rank for test in left if (rank := self._rank(mutant, test, kernels)) is not None}
         order = sorted(ranks, key=lambda test: (ranks[test], test))
-        chosen, spent, files = dict[str, None](), 0.0, dict[str, float]()
-        for most in (PART * budget, budget):
+        chosen, spent = dict[str, None](), 0.0
+        files, functions = dict[str, float](), Counter[str]()
+        for most, cases in ((PART * budget, CASES), (PART * budget, len(order)), (budget, len(order))):
             for test in order:
-                file = test.partition("::")[0]
+                file, function = test.partition("::")[0], test.partition("[")[0]
                 cost = self.tests[test].seconds + (0 if file in files else FILE)
                 used = files.get(file, 0.0)
-                if spent + cost <= budget and used + cost <= most and test not in chosen:
+                fits = spent + cost <= budget and used + cost <= most and functions[function] < cases
+                if fits and test not in chosen:
                     chosen[test] = None
                     spent, files[file] = spent + cost, used + cost
+                    functions[function] += 1
         rank_of = {file: at for at, file in enumerate(files)}
         return sorted(chosen, key=lambda test: rank_of[test.partition("::")[0]])
 

@@ -83,6 +83,27 @@ def test_what_transformers_writes_loads(family: str, *, diff: bool, tmp_path: Pa
         assert parse_config({"model_type": family} | written, WHERE).d_model == config.hidden_size
 
 
+#: What a missing key means here and not there: why that changes nothing.
+OTHERWISE = {
+    ("qwen2", "sliding_window"): "their class drops the window unless use_sliding_window is set, which we ask too",
+    ("qwen3", "sliding_window"): "the same",
+    ("qwen2_moe", "sliding_window"): "the same",
+    ("qwen3_moe", "sliding_window"): "the same",
+    ("eurobert", "bos_token_id"): "an encoder begins no answer",
+    ("eurobert", "eos_token_id"): "and ends none",
+}
+
+
+@pytest.mark.parametrize("family", sorted({*KNOWN} - {"nemotron-nas"}))  # that one is no class of theirs
+def test_a_missing_key_means_what_it_means_in_transformers(family: str) -> None:
+    """Where our default is None, it follows from other keys, which models of each family compare."""
+    theirs = pytest.importorskip("transformers").AutoConfig.for_model(family).to_dict()
+    keys = {name: key for name, key in KNOWN[family].keys.items() if name in theirs and key.default is not None}
+    differing = {name for name, key in keys.items() if key.check(theirs[name]) != key.default}
+    assert differing == {name for of, name in OTHERWISE if of == family}
+    assert len(keys) >= 4
+
+
 def test_what_generation_once_put_into_config_json_loads() -> None:
     """transformers takes these from a config.json and drops them, whatever they say."""
     configuration = pytest.importorskip("transformers").GenerationConfig
