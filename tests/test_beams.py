@@ -199,6 +199,14 @@ def llama(path: Path, **more: Any) -> Path:
     return path
 
 
+def test_the_last_id_that_there_is_room_for_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"num_beams": 3, "ignore_eos": True, "max_new_tokens": 5}
+    with miaotui.load(llama(tmp_path), threads=1) as model:
+        for eos in (3, 7):
+            answer = model.generate([1, 2, 3], forced_eos_token_id=eos, **how).ids
+            assert (answer[-1], len(answer)) == (eos, 5)
+
+
 def searched(model: Any, ids: list[int]) -> list[Any]:
     """Answers and scores; the beams part before the second page ends."""
     out = model.generate(ids, num_beams=4, num_return_sequences=4, max_new_tokens=30)

@@ -144,9 +144,9 @@ def test_a_plan_without_a_model_has_a_bound_in_all():
 def test_a_plan_may_name_as_many_as_its_bound(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(prune_plan, "MAX_NAMED", 12)
     assert len(PrunePlan(ffn={0: "0-9"}, layers="0,1").ffn[0]) == 10
-    with pytest.raises(PlanError, match="^13 indices are named in all; expected at most 12"):
+    with pytest.raises(PlanError, match=r"^13 indices are named in all; expected at most 12"):
         PrunePlan(ffn={0: "0-9"}, layers="0-2")
-    with pytest.raises(PlanError, match="^at least 13 indices are named in all; expected at most 12"):
+    with pytest.raises(PlanError, match=r"^at least 13 indices are named in all; expected at most 12"):
         PrunePlan(ffn={0: ",".join(map(str, range(14)))})
 
 

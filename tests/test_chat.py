@@ -147,7 +147,7 @@ def test_a_list_of_named_templates(tmp_path):
         (HI, {"add_generation_prompt": True, "continue_final_message": True}, "exclude each other"),
         ([{"role": "user"}], {"continue_final_message": True}, "the last message has no 'content'"),
         (HI, {"continue_final_message": "reasoning"}, "the last message has no 'reasoning'"),
-        ([{"role": "user", "content": [{"type": "image"}]}], {"continue_final_message": True}, "has no text that could"),
+        ([{"role": "user", "content": [{"type": "image"}]}], {"continue_final_message": True}, "no text that could go"),
         ([{"role": "user", "content": 3}], {"continue_final_message": True}, "'content' is 3, expected a text"),
         (HI, {"chat_template": "{{ messages[0]['nothing'].x }}"}, "messages: .*UndefinedError.*no attribute 'nothing'"),
         (HI, {"chat_template": 3}, "chat_template: 3 found"),

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError, MiaotuiError
+from miaotui.runtime.encoding import Whole, fed
 from miaotui.runtime.spec import Dense
 from miaotui.runtime.tasks.dense import activated, dense
 from miaotui.tools import demo
@@ -422,3 +423,18 @@ def test_the_page_s_snippets_import_what_they_use_and_the_first_runs(
     printed = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\(3, \d+\) float32", printed[0])
     assert printed[1].startswith("[")
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ([], "text 1 has 0 tokens; this model takes 1 to"),
+        ([1, -1], "text 1: token id -1 is outside the vocabulary"),
+        ([1, 10**6], "text 1: token id 1000000 is outside the vocabulary"),
+        ([1] * 10**6, "text 1 has 1000000 tokens; this model takes 1 to"),
+    ],
+)
+def test_a_text_that_a_decoder_cannot_be_fed_is_refused_by_its_number(ids: list[int], said: str, *, last: bool) -> None:
+    with miaotui.load(demo.path(), threads=1) as model, pytest.raises(InputError, match=f"^{said}"):
+        list(fed(model.session, [Whole([1, 2]), Whole(ids)], np.copy, last=last))

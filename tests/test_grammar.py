@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from generation_models import write_writer
 from miaotui.errors import BackendError, InputError
+from miaotui.loader.text.bounds import check_grammar, check_regex
 from miaotui.loader.text.grammar import INDENT, Grammars
 from miaotui.loader.text.schema import KEYWORDS, schema_of
 from miaotui.loader.text.tokenizer import Tokenizer
@@ -591,3 +592,20 @@ def test_the_command_takes_a_schema_and_an_expression(tmp_path: Path, capsys: py
     assert f"--grammar {file}: llguidance refuses it: 1(8): unknown name" in capsys.readouterr().err
     assert main(["generate", "--grammar", str(tmp_path / "none"), "Once"]) == 2
     assert "--grammar: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("check", "fits", "over", "said"),
+    [
+        (check_regex, "a" * 8192, "a" * 8193, "regex: 8,193 characters; expected at most 8,192"),
+        (check_grammar, "a: b\n" * 1000, "a: b\n" * 1001, "expected at most 1,000 rules"),
+        (check_grammar, "a: (b)\n" * 500, "a: (b)\n" * 500 + "a: b\n", "with the brackets in them 1,000"),
+        (check_grammar, "a: [b]\n" * 500, "a: [b]\n" * 501, "with the brackets in them 1,000"),
+        (check_grammar, "a ::= b\n" * 300, "a ::= b\n" * 301, "expected at most 300 rules"),
+        (check_grammar, "a: b" + " " * 32764, "a: b" + " " * 32765, "32,769 characters without its schemas"),
+    ],
+)
+def test_each_bound_of_a_form_is_where_its_error_says(check: Any, fits: str, over: str, said: str) -> None:
+    check(fits)
+    with pytest.raises(InputError, match=re.escape(said)):
+        check(over)

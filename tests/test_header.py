@@ -210,3 +210,20 @@ def test_bare_import_is_refused() -> None:
     )
     assert run.returncode != 0
     assert "import miaotui.loader, not loader" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ([2**31, 2**31, 0], r"shape .* has more elements than memory has addresses"),
+        ([2**31, 2**31], r"shape .* has more elements than memory has addresses"),
+        ([2**20, 2**20], r"F32 of shape .* takes 4398046511104 bytes, data_offsets \[0, 0\] hold 0"),
+    ],
+)
+def test_a_shape_beyond_memory_is_no_shape(tmp_path: Path, shape: list[int], said: str) -> None:
+    """Also where a zero in it leaves no byte."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=said):
+        read_header(file)

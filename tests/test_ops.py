@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from miaotui.errors import PlanError
 from miaotui.loader.quantize import pack_rows
 from miaotui.runtime.arena import place
 from miaotui.runtime.bias import Bias
@@ -802,3 +803,22 @@ def test_activations_at_the_ends(x, kind):
     else:
         floor = 2.0**-124 * abs(x)  # where exp ends: exp(-x) stays normal
         assert np.all(np.abs(y - max(np.float32(x), 0)) <= floor + 1e-38)
+
+
+WIDTHS = [
+    ("linear", lambda ops, x, w: ops.linear(x, w("w", 5, 7))),
+    ("linear", lambda ops, x, w: ops.linear(x, w("w", 5, 8), residual=x)),
+    ("rms_norm", lambda ops, x, w: ops.rms_norm(x, w("w", 7), 1e-5)),
+    ("layer_norm", lambda ops, x, w: ops.layer_norm(x, w("w", 7), None, 1e-5)),
+    ("layer_norm_heads", lambda ops, x, w: ops.layer_norm_heads(x, w("w", 3), None, 1e-5, 2)),
+    ("add", lambda ops, x, w: ops.add(x, ops.linear(x, w("w", 5, 8)))),
+]
+
+
+@pytest.mark.parametrize(("op", "build"), WIDTHS, ids=[f"{op}-{i}" for i, (op, _) in enumerate(WIDTHS)])
+def test_widths_that_do_not_fit_are_refused_by_the_op(op, build):
+    """While the program is recorded: no kernel looks at it."""
+    ops = Recorder(n_context=4, chunk=4, n_logits=1, threads=1)
+    x = ops._tensor("in", "T", 8, keep=True)
+    with pytest.raises(PlanError, match=rf"^op {op}: \S+ is \d wide, \S+ wants \d$"):
+        build(ops, x, lambda name, *shape: Weight(name, "f32", shape, None, mapped=False))

@@ -169,6 +169,7 @@ def cgroup_tree(root, quotas, group, *, mounted="/"):
     [
         ({"a/b": "300000 100000"}, "/a/b", "/", 3),
         ({"a": "200000 100000", "a/b": "max 100000"}, "/a/b", "/", 2),  # of the group above
+        ({"a": "200000 100000", "a/b": "100000 0"}, "/a/b", "/", 2),  # no period is no quota
         ({"a/b": "50000 100000", "other": "100 100000"}, "/a/b", "/", 1),
         ({"": "300000 100000"}, "/docker/1", "/docker/1", 3),  # a container's own group is the mount's root
         ({"": "300000 100000"}, "/../../x", "/", 3),  # in another namespace of groups
