@@ -319,3 +319,9 @@ def test_any_json_value_gives_a_config_or_a_config_error(data: st.DataObject) ->
         assert len(str(error)) < 500  # noqa: PT017 - either outcome is right
     else:
         assert sizes(config).n_heads % sizes(config).n_kv_heads == 0
+
+
+def test_scales_and_bounds_below_one_are_some() -> None:
+    said = {"softmax_scale": 0.125, "clip_qkv": 0.5}
+    config = parse_config({"model_type": "mpt", "attn_config": said}, "config.json")
+    assert {(attention.scale, attention.clip) for attention in attentions(config)} == {(0.125, 0.5)}

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import miaotui
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from miaotui.errors import BackendError, InputError
 from miaotui.loader.text.choices import Choices
 from miaotui.loader.text.fim import infill_of
-from miaotui.loader.text.token_bytes import token_bytes
+from miaotui.loader.text.token_bytes import _anchor, token_bytes
 from miaotui.loader.text.tokenizer import Tokenizer
 from miaotui.loader.text.trie import Spelled, one, trie_of
 from miaotui.runtime.blocks import BlockEnd
@@ -570,3 +571,15 @@ def test_a_model_that_writes_nothing_says_so() -> None:
         pytest.raises(InputError, match=r"^generate: bert is an encoder, which writes no text"),
     ):
         encoder.generate("x", choices=["yes", "no"])
+
+
+def test_the_token_that_others_are_spelled_after_has_a_text_of_its_own() -> None:
+    """Not one without a text, one that its own twin changes or takes away, nor a part of a character."""
+    texts = {0: "", 1: "m", 2: "s", 3: "\ufffd", 4: "own"}
+    twice = {0: "", 1: "M", 2: "s", 3: "\ufffd\ufffd", 4: "own own"}
+    tokenizer: Any = SimpleNamespace(
+        token_to_id={"a": 2, "x": 9}.get, spelled=lambda ids: texts[ids[0]] if len(ids) == 1 else twice[ids[0]]
+    )
+    assert _anchor(tokenizer, [0, 1, 2, 3, 4]) == (4, "own")
+    with pytest.raises(InputError, match="no token of this tokenizer has a text of its own"):
+        _anchor(tokenizer, [0, 1, 2, 3])

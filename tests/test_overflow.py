@@ -13,12 +13,13 @@ import pytest
 import soak
 from checkpoints import Drawn, write_checkpoint
 from helpers import empty_caches, open_weights
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.kvcache import PAGE
 from miaotui.runtime.reference import Reference
+from miaotui.runtime.overflow import _bf16
 from miaotui.runtime.rope import LONGEST, rope_tables
 from miaotui.runtime.sampling import Sampler, SamplingParams
 from miaotui.tools import demo
@@ -460,3 +461,18 @@ def test_distances_are_those_inside_the_cache_for_others_too(family: str, tmp_pa
     plain = decoder(ops, config, weights, rope_tables(config, len(ids)))[1]
     assert plain is not None
     assert np.abs(plain[-1] - wanted[-1]).max() > 10 * near
+
+
+@given(st.integers(0, 2**32 - 1))
+@example(0x7F800001)  # a NaN whose upper half is infinity
+@example(0xFFFFFFFF)
+@example(0x7F7FFFFF)
+def test_a_key_is_rounded_to_the_nearest_and_nan_is_a_quiet_one_of_its_sign(bits):
+    x = np.array([bits], np.uint32).view(np.float32)
+    got = int(_bf16(x)[0])
+    if np.isnan(x[0]):
+        assert (got & 0x7FC0, got >> 15) == (0x7FC0, bits >> 31)
+    else:
+        below, above = bits & 0xFFFF0000, (bits & 0xFFFF0000) + 0x10000
+        nearest = min((below, above), key=lambda to: (abs(bits - to), to >> 16 & 1))
+        assert got == nearest >> 16
