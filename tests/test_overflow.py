@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from miaotui.errors import InputError
 from miaotui.runtime.forward.decoder import decoder
 from miaotui.runtime.kvcache import PAGE
-from miaotui.runtime.reference import Reference
 from miaotui.runtime.overflow import _bf16
+from miaotui.runtime.reference import Reference
 from miaotui.runtime.rope import LONGEST, rope_tables
 from miaotui.runtime.sampling import Sampler, SamplingParams
 from miaotui.tools import demo
