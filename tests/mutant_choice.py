@@ -86,8 +86,11 @@ class Choice:
         first, last = mutant.within or (0, 0)
         named, near, far = kernels
         near_imports = mutant.file in self._imports_of(test.partition("::")[0])
+        stem = mutant.file.rpartition("/")[2].removesuffix(".py")
         if lines >> mutant.line & 1 or told.kernels & named:
             tier = 0
+        elif mutant.within is None and stem in re.split(r"[^\w-]+", test):
+            tier = 0  # a table that others read, of a test's case: [albert]
         elif (lines >> first & ((1 << (last - first + 1)) - 1) and first) or told.kernels & near:
             tier = 1
         elif lines or told.kernels & far:

@@ -583,3 +583,13 @@ def test_the_token_that_others_are_spelled_after_has_a_text_of_its_own() -> None
     assert _anchor(tokenizer, [0, 1, 2, 3, 4]) == (4, "own")
     with pytest.raises(InputError, match="no token of this tokenizer has a text of its own"):
         _anchor(tokenizer, [0, 1, 2, 3])
+
+
+def test_an_answer_that_is_held_to_a_text_is_not_cleaned_up(tmp_path: Path) -> None:
+    directory = write_writer(tmp_path, "t5")
+    said = directory / "tokenizer_config.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"clean_up_tokenization_spaces": True}))
+    with miaotui.load(directory, threads=1) as model:
+        answer = model.generate("a", choices=["the cat ."], max_new_tokens=20)
+        assert answer.text == "the cat ."
+        assert model.tokenizer.decode(answer.ids) == "the cat."
