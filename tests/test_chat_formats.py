@@ -298,6 +298,16 @@ def test_a_text_that_would_be_too_large_is_not_made(ours, how):
         tracemalloc.stop()
 
 
+def test_nor_one_that_stands_between_the_letters_of_another(ours):
+    tracemalloc.start()
+    try:
+        with pytest.raises(TokenizerError, match="characters"):
+            ours("{{ ('b' * 9000).join('a' * 9000) }}", [{"role": "user", "content": "hi"}])
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_long_conversations_are_no_abuse(ours):
     """A megabyte of messages; a template that joins them one by one."""
     messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": "word " * 400} for i in range(500)]

@@ -15,8 +15,13 @@ import numpy as np
 import pytest
 from miaotui.errors import CheckpointError, ConfigError, PlanError
 from miaotui.limits import Request
+from miaotui.loader.config import parse_config
+from miaotui.loader.families import Part
 from miaotui.loader.open import open_model
+from miaotui.loader.pieces import rows_in_tensor
 from miaotui.loader.prune.plan import PrunePlan
+from miaotui.loader.roles import expert_key
+from miaotui.loader.sizes import sizes_of
 from miaotui.loader.source import spans_by_file
 from miaotui.prepare import prepare
 from miaotui.runtime.arena import Tensor
@@ -321,3 +326,18 @@ def test_numbers_that_are_none_reach_the_answer(tmp_path: Path) -> None:
     model.to(torch.float32).save_pretrained(tmp_path)
     with miaotui.load(tmp_path) as ours:
         assert np.isnan(ours.logits(IDS)).all()
+
+
+def test_rows_of_an_expert_in_a_stack_of_all() -> None:
+    """One tensor [experts * rows], alone or after the gates of each."""
+    config = parse_config(small("mixtral").to_dict(), "config.json")
+    width, inner = config.d_model, sizes_of(config, 0).d_ff
+    for part, role, each, first in (
+        (Part("down", stacked="down"), "expert_down", width, 0),
+        (Part("both", ("expert_gate", "expert_up"), stacked="both"), "expert_gate", 2 * inner, 0),
+        (Part("both", ("expert_gate", "expert_up"), stacked="both"), "expert_up", 2 * inner, inner),
+    ):
+        for expert in range(3):
+            rows = rows_in_tensor(config, part, expert_key(role, expert), 0, [(1, 4)])
+            start = expert * each + first
+            assert list(rows) == [(start + 1, start + 4)]

@@ -609,3 +609,9 @@ def test_each_bound_of_a_form_is_where_its_error_says(check: Any, fits: str, ove
     check(fits)
     with pytest.raises(InputError, match=re.escape(said)):
         check(over)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_cannot_spell_is_no_part_of_a_schema(number: float) -> None:
+    with pytest.raises(InputError, match="expected what JSON can spell"):
+        schema_of({"type": "number", "maximum": number})

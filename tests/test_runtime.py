@@ -24,6 +24,7 @@ from miaotui.errors import InputError, MemoryLimitError
 from miaotui.runtime.cpu.backend import cpu_session
 from miaotui.runtime.kvcache import KV_BYTES, cache_bytes, padded_context
 from miaotui.runtime.ops import HEADER
+from miaotui.tools import demo
 from tolerance import bound
 
 if TYPE_CHECKING:
@@ -382,3 +383,21 @@ def test_an_open_stream_holds_nobody_up(small: Path) -> None:
 def test_bad_options_get_a_typed_error(small: Path, options: dict[str, object]) -> None:
     with pytest.raises(miaotui.MiaotuiError):
         miaotui.load(small, **options)
+
+
+@pytest.mark.parametrize(
+    ("ids", "start", "n_logits", "said"),
+    [
+        ([], 0, 0, "0 tokens at position 0 do not fit a context of 16"),
+        ([1], -1, 1, "1 tokens at position -1 do not fit"),
+        ([1, 1], 15, 1, "2 tokens at position 15 do not fit"),
+        ([1, 1], 0, 3, "logits of 3 tokens asked for; a step returns 0 to"),
+        ([1, -1], 0, 1, "token id -1 is outside the vocabulary"),
+        ([1, 10**6], 0, 1, "token id 1000000 is outside the vocabulary"),
+    ],
+)
+def test_a_step_that_no_kernel_could_take_is_refused(ids, start, n_logits, said):
+    with miaotui.load(demo.path(), threads=1, max_context=16) as model:
+        with pytest.raises(InputError, match=said):
+            model.session.step(ids, start, n_logits)
+        model.session.step([1, 2], 14, 0)
