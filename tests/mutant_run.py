@@ -204,7 +204,10 @@ def doubtful(tree: Tree, outcomes: Iterable[Outcome]) -> set[str]:
     killers = sorted({o.by for o in outcomes if o.outcome == "killed" and "::" in o.by and not o.by.startswith("exit")})
     if not killers:
         return set()
-    said = tree.run(None, killers, MORE + 60 * len(killers))[1]
+    code, said = tree.run(None, killers, MORE + 60 * len(killers))
+    if code not in (OK, FAILED):
+        msg = f"the tests that killed mutants could not be run in the unchanged tree (exit {code}): {said[-2000:]}"
+        raise RuntimeError(msg)
     return {killer for killer in killers if re.search(rf"^(?:FAILED|ERROR) {re.escape(killer)}", said, re.MULTILINE)}
 
 
