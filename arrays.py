@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from .errors import InputError, is_iterable
 from .loaded import Loaded
 from .loader.text.tokenizer import checked_ids
 from .once import once
-from .runtime.encoding import Whole, encoded, scored
+from .runtime.encoding import Whole, encoded, judged_ids, scored
 from .runtime.memory import float_rows, memory_named
 from .runtime.sequence import Sequence
 
@@ -49,9 +49,7 @@ class Arrays(Loaded):
             source = self._source(ids, "ids")
             return self._rows(self._decoder_ids(decoder_ids), "logits", self.config.n_vocab, source, number)
         if decoder_ids is not None:
-            what = "a classifier, whose decoder reads ids" if self.config.seq2seq else "not an encoder-decoder"
-            msg = f"decoder_ids: {self.config.family} is {what}; leave them out"
-            raise InputError(msg)
+            self._refuse_decoder_ids()
         if self.config.head is not None or self.config.decoder is None:
             return next(scored(self._session, self.config, [self._whole(ids, token_types, number)]))
         self._no_types(token_types)
@@ -73,14 +71,10 @@ class Arrays(Loaded):
         self._session.check_open()
         config = self.config
         after: list[int] | None = None
-        if config.seq2seq and config.head is not None:
-            msg = f"trace: {config.family} is an encoder-decoder with a classifier's head, which is not traced"
-            raise InputError(msg)
-        if config.seq2seq:
+        if config.seq2seq and config.head is None:
             after = self._decoder_ids(decoder_ids)
         elif decoder_ids is not None:
-            msg = f"decoder_ids: {config.family} is not an encoder-decoder; leave them out"
-            raise InputError(msg)
+            self._refuse_decoder_ids()
         types = None if token_types is None else checked_ids(token_types)
         if config.decoder is not None:
             self._no_types(token_types)
@@ -88,6 +82,8 @@ class Arrays(Loaded):
         if types is not None and len(types) != len(read):
             msg = f"token_types: {len(types)} of {len(read)} tokens; expected one for each"
             raise InputError(msg)
+        if config.seq2seq and config.head is not None:
+            after = judged_ids(config, config.head, read, "the text")
         weights = self._session.weights
         if kernels:
             if not self._session.backend.paged:
@@ -241,6 +237,11 @@ class Arrays(Loaded):
         from .loader.sentence import read_sentence  # noqa: PLC0415 - few need it
 
         return read_sentence(self._opened.directory, self.config.d_model)
+
+    def _refuse_decoder_ids(self) -> NoReturn:
+        what = "a classifier, whose decoder reads ids" if self.config.seq2seq else "not an encoder-decoder"
+        msg = f"decoder_ids: {self.config.family} is {what}; leave them out"
+        raise InputError(msg)
 
     def _decoder_ids(self, ids: object) -> list[int]:
         decoding = self.config.decoding

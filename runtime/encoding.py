@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .session import Session
     from .spec import Config, Head
 
-__all__ = ["Whole", "encoded", "fed", "scored"]
+__all__ = ["Whole", "encoded", "fed", "judged_ids", "scored"]
 
 #: Texts that are taken from their source at a time: what a pass can hold, and no more is waited for.
 MOST = 256
@@ -134,19 +134,23 @@ def _judged(
     session: Session, config: Config, head: Head, texts: Iterable[Whole]
 ) -> Generator[NDArray[np.float32], None, None]:
     """As `scored`, of an encoder-decoder: its decoder reads each text too, up to the place that the head reads."""
+    for n, text in enumerate(texts):
+        check_whole(session, text, f"text {n}")
+        read = judged_ids(config, head, list(text.ids), f"text {n}")
+        with Sequence(session, source=list(text.ids), adapter=text.adapter) as sequence:
+            yield sequence.feed(read)
+
+
+def judged_ids(config: Config, head: Head, ids: list[int], what: str) -> list[int]:
+    """What an encoder-decoder's decoder reads of a text, whose last token its head then reads. Errors: `InputError`."""
     assert head.shifted is not None  # noqa: S101 - what loaders make
     assert config.decoding is not None  # noqa: S101 - as above
     end = head.shifted.end
-    for n, text in enumerate(texts):
-        check_whole(session, text, f"text {n}")
-        ids = list(text.ids)
-        if end not in ids:
-            msg = f"text {n} lacks the id {end} (eos_token_id), at whose last place this {config.family}'s head reads"
-            raise InputError(msg)
-        first = ids[place_of(head, ids)] if head.shifted.wraps else config.decoding.start
-        last = len(ids) - 1 - ids[::-1].index(end)
-        with Sequence(session, source=ids, adapter=text.adapter) as sequence:
-            yield sequence.feed([first, *ids[:last]])
+    if end not in ids:
+        msg = f"{what} lacks the id {end} (eos_token_id), at whose last place this {config.family}'s head reads"
+        raise InputError(msg)
+    first = ids[place_of(head, ids)] if head.shifted.wraps else config.decoding.start
+    return [first, *ids[: len(ids) - 1 - ids[::-1].index(end)]]
 
 
 def _scores(session: Session, head: Head, texts: list[Whole]) -> list[NDArray[np.float32]]:

@@ -162,7 +162,9 @@ def traced(  # noqa: PLR0913 - what a text is
             with ops.aside():
                 cross_caches(ops, config, weights, hidden)
             of_decoder = decoder(ops, config, weights, rope_tables(config, len(ids)))
-            out = of_decoder[1]
+            ops.enter(None, of_decoder[0])
+            out, row = of_decoder[1], None if config.head is None else len(ids) - 1
+            out = out if row is None or out is None else out[row:]
         elif config.decoder is None:
             ops = _Traced(ids, config, names, seen, types=types, row=row)
             hidden = encoder(ops, config, weights, rope_tables(config, len(ids)))

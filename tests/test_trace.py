@@ -94,6 +94,24 @@ def test_every_step_is_what_hooks_on_the_modules_see(name: str) -> None:
     assert max(found, key=lambda d: d.relative).relative < 2e-6, [str(d) for d in found if d.relative >= 2e-6]
 
 
+def test_a_classifier_that_is_an_encoder_decoder() -> None:
+    """Its decoder reads the text, to its last end."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    sizes = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in
+             (("layers", 2), ("attention_heads", 4), ("ffn_dim", 48))}  # fmt: skip
+    config = transformers.BartConfig(d_model=32, vocab_size=96, max_position_embeddings=64, num_labels=3, **sizes)
+    torch.manual_seed(0)
+    module = transformers.BartForSequenceClassification(config).double().eval()
+    ids = [0, 5, 9, 20, 2]
+    with torch.no_grad(), miaotui.load(tensors=module) as model:
+        assert np.abs(model.exact_logits(ids) - module(torch.tensor([ids])).logits[0].numpy()).max() < 1e-6
+        assert list(model.trace(ids))[-2:] == ["classification_head.out_proj", "logits"]
+        with pytest.raises(InputError, match="the text lacks the id 2"):
+            model.trace([0, 5])
+        with pytest.raises(InputError, match="decoder_ids: bart is a classifier, whose decoder reads ids"):
+            model.trace(ids, decoder_ids=[2])
+
+
 def test_a_difference_says_how_much_and_where() -> None:
     x = np.ones((2, 3))
     y = x.copy()

@@ -65,7 +65,7 @@ def read(model: Model, text: str | None, ids: str | None, decoder_ids: str | Non
         raise InputError(msg)
     read: Any = model.tokenizer.encode(text) if text is not None else _numbers("--ids", str(ids))
     after = None if decoder_ids is None else _numbers("--decoder-ids", decoder_ids)
-    if after is None and model.config.decoding is not None:
+    if after is None and model.config.decoding is not None and model.config.head is None:
         after = [model.config.decoding.start]
     return model.trace(read, decoder_ids=after, kernels=kernels)
 

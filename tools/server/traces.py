@@ -78,7 +78,7 @@ def _traced(entry: Entry, text: str) -> str:
     if len(ids) > MOST_TOKENS:
         msg = f"text: {len(ids)} tokens; expected at most {MOST_TOKENS}, each of which the page shows"
         raise RequestError(msg, param="text", code="invalid_value")
-    decoding = model.config.decoding
+    decoding = model.config.decoding if model.config.head is None else None  # a classifier's decoder reads the text
     return page(model, model.trace(ids, decoder_ids=None if decoding is None else [decoding.start]))
 
 
