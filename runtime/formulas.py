@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "activation",
     "attended",
+    "attended_relative",
     "layer_norm",
     "linear",
     "rms_norm",
@@ -128,6 +129,31 @@ def attended(  # noqa: PLR0913 - what becomes of a score takes this much
     scores[:, (key > pos if causal else key >= pos + reach) | (key <= pos - reach)] = -np.inf
     e = np.exp(scores - scores.max(-1, keepdims=True))
     weights = (e if rounded is None else rounded(e)) / e.sum(-1, keepdims=True)
+    y: Array = np.einsum("hts,shd->thd", weights, v)
+    return y, weights
+
+
+def attended_relative(  # noqa: PLR0913 - what becomes of a score takes this much
+    q: Array,
+    k: Array,
+    v: Array,
+    row: NDArray[np.int64],
+    *,
+    scale: float,
+    causal: bool = False,
+    c2p: Array | None = None,
+    p2c: Array | None = None,
+) -> tuple[Array, Array]:
+    """As `attended`, of a whole text: to each score come c2p [t, heads, n] and p2c [t, kv_heads, n] at `row` [t, t]."""
+    t, n = len(q), q.shape[1] // k.shape[1]
+    k, v = (np.repeat(x, n, axis=1) for x in (k, v))
+    scores = np.einsum("thd,shd->hts", q, k)
+    at, key = np.arange(t)[:, None], np.arange(t)[None]
+    scores = scores if c2p is None else scores + c2p[at, :, row].transpose(2, 0, 1)
+    scores = scores if p2c is None else scores + np.repeat(p2c, n, axis=1)[key, :, row].transpose(2, 0, 1)
+    scores = scores * scale
+    scores[:, causal & (key > at)] = -np.inf
+    weights = softmax(scores)
     y: Array = np.einsum("hts,shd->thd", weights, v)
     return y, weights
 

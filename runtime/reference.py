@@ -298,19 +298,13 @@ class Reference:
         p2c: Array | None = None,
     ) -> Array:
         """To each score come the query's product with the row of query - key, and the key's; then they are scaled."""
-        t = len(q)
-        k, v = (np.repeat(c, heads // kv_heads, axis=1) for c in self.caches[layer])
-        s = np.einsum("thd,shd->hts", q.reshape(t, heads, -1), k)
-        at, key = np.arange(t)[:, None], np.arange(t)[None]
-        row = row_of(sizes, at - key)
-        s = s if c2p is None else s + c2p.reshape(t, heads, -1)[at, :, row].transpose(2, 0, 1)
-        by_key = None if p2c is None else np.repeat(p2c.reshape(t, kv_heads, -1), heads // kv_heads, axis=1)
-        s = (s if by_key is None else s + by_key[key, :, row].transpose(2, 0, 1)) * scale
-        s[:, causal & (key > at)] = -np.inf
-        e = np.exp(s - s.max(-1, keepdims=True))
-        w = e / e.sum(-1, keepdims=True)
-        self.attended(layer, w)
-        y: Array = np.einsum("hts,shd->thd", w, v)
+        t, (k, v) = len(q), self.caches[layer]
+        row = row_of(sizes, np.arange(t)[:, None] - np.arange(t)[None])
+        by_query, by_key = (None if x is None else x.reshape(t, n, -1) for x, n in ((c2p, heads), (p2c, kv_heads)))
+        y, weights = formulas.attended_relative(
+            q.reshape(t, heads, -1), k, v, row, scale=scale, causal=causal, c2p=by_query, p2c=by_key
+        )
+        self.attended(layer, weights)
         return y.reshape(t, -1)
 
     def cross_write(self, layer: int, k: Array, v: Array, heads: int) -> None:

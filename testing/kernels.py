@@ -44,10 +44,10 @@ __all__ = ["kernel", "run"]
 def kernel(op: str, dtype: str = "f32", *, precision: Precision | None = None, threads: int = 1) -> Callable[..., Any]:
     """The shipped kernel of an op, as a function: the arguments of `reference`'s, float32 results.
 
-    `op`: "linear", "embed", "rms_norm", "layer_norm", "activation", "gated", "rope", "attention", "moe_route" or
-    "round_bf16". `dtype`: how a matrix is stored, f32, bf16, f16, int8, int4 or int4a; of attention the KV cache, f32,
-    bf16 or int8. `precision`: as in `load`. `threads`: the result has the same bits for any number. Arrays are
-    rounded to float32 first. Errors: `InputError` for what the reference refuses and for what no kernel does: rope with
+    `op`: "linear", "embed", "rms_norm", "layer_norm", "activation", "gated", "rope", "attention", "moe", "moe_route",
+    "round_bf16", "soft_cap" or "xielu". `dtype`: how a matrix is stored, f32, bf16, f16, int8, int4 or int4a; of
+    attention the KV cache, f32, bf16 or int8. `precision`: as in `load`. `threads`: the result has the same bits for
+    any number. Arrays are rounded to float32 first. Errors: `InputError` for what the reference refuses and for what no kernel does: rope with
     frequencies of float64, or of positions that are no whole numbers from 0 to 2^20 - 1.
     """
     one_of("op", op, tuple(_OPS))
@@ -199,6 +199,43 @@ def _gated(  # noqa: PLR0913, PLR0917 - as the reference
     return how.rows(build, wanted, x) if single(gate).size else wanted.astype(np.float32)
 
 
+def _soft_cap(how: _How, wanted: NDArray[Any], x: ArrayLike, cap: float) -> Single:
+    return how.rows(lambda ops, x: ops.soft_cap(x, cap), wanted, x)
+
+
+def _xielu(  # noqa: PLR0913, PLR0917 - as the reference
+    how: _How, wanted: NDArray[Any], x: ArrayLike, p: float, n: float, beta: float = 0.5, eps: float = -1e-6
+) -> Single:
+    numbers = [how.weight(str(i), [v], "f32") for i, v in enumerate((p, n - beta, beta, eps))]
+    return how.rows(lambda ops, x: ops.xielu(x, *numbers), wanted, x)
+
+
+def _moe(  # noqa: PLR0913, PLR0917 - as the reference
+    how: _How,
+    wanted: NDArray[Any],
+    x: ArrayLike,
+    ids: ArrayLike,
+    weights: ArrayLike,
+    gates: ArrayLike,
+    ups: ArrayLike,
+    downs: ArrayLike,
+    kind: str = "silu",
+) -> Single:
+    if not wanted.size or not np.size(ids) or not np.size(gates):
+        return wanted.astype(np.float32)
+    routes = np.concatenate([single(ids), single(weights)], -1)
+
+    def build(ops: Recorder, x: Tensor, routes: Tensor) -> Tensor:
+        g, u, d = (
+            tuple(how.weight(f"{name}.{e}", w) for e, w in enumerate(single(every)))
+            for name, every in (("gate", gates), ("up", ups), ("down", downs))
+        )
+        h = ops.expert_linear(x, routes, g, act=kind, times=ops.expert_linear(x, routes, u))  # type: ignore[arg-type]  # it was checked
+        return ops.expert_sum(ops.expert_linear(h, routes, d), routes, None, None, None)
+
+    return how.floats(build, single(x), routes, n_tokens=len(wanted))
+
+
 def _rope(  # noqa: PLR0913 - as the reference
     how: _How,
     wanted: NDArray[Any],
@@ -320,7 +357,7 @@ def _round_bf16(how: _How, wanted: NDArray[Any], x: ArrayLike) -> Single:
 
 
 #: Ops whose matrices are stored in any dtype.
-_STORED = ("linear", "embed", "gated")
+_STORED = ("linear", "embed", "gated", "moe")
 _OPS: dict[str, Callable[..., Any]] = {
     "linear": _linear,
     "embed": _embed,
@@ -330,6 +367,9 @@ _OPS: dict[str, Callable[..., Any]] = {
     "gated": _gated,
     "rope": _rope,
     "attention": _attention,
+    "moe": _moe,
     "moe_route": _moe_route,
     "round_bf16": _round_bf16,
+    "soft_cap": _soft_cap,
+    "xielu": _xielu,
 }

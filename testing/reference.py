@@ -28,18 +28,23 @@ __all__ = [
     "ACTIVATIONS",
     "activation",
     "attention",
+    "attention_relative",
     "dequantize",
     "embed",
     "gated",
     "layer_norm",
     "linear",
+    "lora",
+    "moe",
     "moe_route",
     "quantize",
     "rms_norm",
     "rope",
     "rope_frequencies",
     "round_bf16",
+    "soft_cap",
     "softmax",
+    "xielu",
 ]
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "tanh")
@@ -112,6 +117,63 @@ def activation(x: ArrayLike, kind: str) -> Array:
 def gated(x: ArrayLike, gate: ArrayLike, up: ArrayLike, down: ArrayLike, kind: str = "silu") -> Array:
     """down (act(gate x) * up x): SwiGLU for silu, GeGLU for gelu (Shazeer 2020, eq. 5 and 6). [..., d] -> [..., d]."""
     return linear(activation(linear(x, gate), kind) * linear(x, up), down)
+
+
+def soft_cap(x: ArrayLike, cap: float) -> Array:
+    """cap tanh(x / cap), within (-cap, cap): Gemma 2's scores and logits. The trap: it comes before a mask."""
+    number("cap", cap, 0)
+    y: Array = cap * np.tanh(array("x", x) / cap)
+    return y
+
+
+def xielu(x: ArrayLike, p: float, n: float, beta: float = 0.5, eps: float = -1e-6) -> Array:
+    """xIELU (Huang & Schlag 2024): p x² + beta x above 0, else n (exp(min(x, eps)) - 1) - n x + beta x.
+
+    `p` and `n` as they are used, positive. The traps: a file holds them before a softplus, and n less `beta`; near 0
+    exp(x) - 1 - x loses every digit, expm1 does not.
+    """
+    for name, value in (("p", p), ("n", n), ("beta", beta), ("eps", eps)):
+        number(name, value)
+    return formulas.xielu(array("x", x), *(np.array([v]) for v in (p, n - beta, beta, eps)))
+
+
+def lora(x: ArrayLike, w: ArrayLike, a: ArrayLike, b: ArrayLike, scale: float = 1.0) -> Array:
+    """x wᵀ + scale (x aᵀ) bᵀ (Hu et al. 2021, eq. 3). `w` [n, k], `a` [r, k], `b` [n, r] -> [..., n].
+
+    The trap: PEFT's scale is lora_alpha / r, or / sqrt(r) with use_rslora.
+    """
+    number("scale", scale)
+    return linear(x, w) + scale * linear(linear(x, a), b)
+
+
+def moe(  # noqa: PLR0913, PLR0917 - what a mixture is of
+    x: ArrayLike,
+    ids: ArrayLike,
+    weights: ArrayLike,
+    gates: ArrayLike,
+    ups: ArrayLike,
+    downs: ArrayLike,
+    kind: str = "silu",
+) -> Array:
+    """Of each token its experts' sum of weight * down_e (act(gate_e x) * up_e x) (Shazeer et al. 2017, eq. 1).
+
+    `x` [T, d], `ids` and `weights` [T, chosen] as `moe_route` gives them, `gates` and `ups` [experts, d_ff, d], `downs`
+    [experts, d, d_ff] -> [T, d]. The trap: a checkpoint may hold gate and up in one tensor, and transposed.
+    """
+    x, by = array("x", x, 2), array("weights", weights, 2)
+    gate, up, down = (array(name, w, 3) for name, w in (("gates", gates), ("ups", ups), ("downs", downs)))
+    n = min(len(gate), len(up), len(down))
+    at = np.asarray(ids)
+    same("ids' shape", at.shape, "weights'", by.shape)
+    if at.dtype.kind not in "iu" or (at.size and not 0 <= at.min() <= at.max() < n):
+        msg = f"ids: {shown(at)}: expected whole numbers from 0 to {n - 1}, the experts"
+        raise InputError(msg)
+    same("weights' rows", len(by), "x's", len(x))
+    y = np.zeros((len(x), down.shape[1]))
+    for token, (row, chosen, share) in enumerate(zip(x, at, by, strict=True)):
+        for e, weight in zip(chosen, share, strict=True):
+            y[token] += weight * gated(row[None], gate[e], up[e], down[e], kind)[0]
+    return y
 
 
 def rope_frequencies(
@@ -209,6 +271,42 @@ def attention(  # noqa: PLR0913 - what becomes of a score takes this much
             q, k, v, scale=1 / math.sqrt(q.shape[2]) if scale is None else scale, first=first, causal=causal,
             window=window, soft_cap=soft_cap, bias=biases,
         )[0]  # fmt: skip
+
+
+def attention_relative(  # noqa: PLR0913 - what becomes of a score takes this much
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    row: ArrayLike,
+    *,
+    c2p: ArrayLike | None = None,
+    p2c: ArrayLike | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+) -> Array:
+    """softmax(scale (q kᵀ + c2p + p2c)) v: DeBERTa's disentangled attention (He et al. 2021, eq. 2).
+
+    `q` [T, heads, d], `k` and `v` [T, kv_heads, d], `row` [T, T] which of R distances a query and key have; `c2p` [T,
+    heads, R] products of queries with distances' keys, `p2c` [T, kv_heads, R] those of keys with distances' queries.
+    `scale` None: 1 / sqrt(d (1 + terms)). The trap: p2c is looked up by the key's row, at the distance of query - key.
+    """
+    q, k, v = array("q", q, 3), array("k", k, 3), array("v", v, 3)
+    same("k's shape", k.shape[:2], "v's", v.shape[:2])
+    same("k's axes but its heads", (len(k), k.shape[2]), "q's", (len(q), q.shape[2]))
+    divides("heads of keys", k.shape[1], "heads of queries", q.shape[1])
+    terms, at = [], np.asarray(row)
+    same("row's shape", at.shape, "T by T", (len(q), len(q)))
+    for name, given, heads in (("c2p", c2p, q.shape[1]), ("p2c", p2c, k.shape[1])):
+        x = None if given is None else array(name, given, 3)
+        if x is not None:
+            same(f"{name}'s first axes", x.shape[:2], "T and heads", (len(q), heads))
+            if at.dtype.kind not in "iu" or (at.size and not 0 <= at.min() <= at.max() < x.shape[2]):
+                msg = f"row: expected whole numbers from 0 to {x.shape[2] - 1}, {name}'s distances"
+                raise InputError(msg)
+        terms.append(x)
+    parts = 1 + sum(x is not None for x in terms)
+    by = 1 / math.sqrt(q.shape[2] * parts) if scale is None else scale
+    return formulas.attended_relative(q, k, v, at, scale=by, causal=causal, c2p=terms[0], p2c=terms[1])[0]
 
 
 def _for_scores(bias: ArrayLike, shape: tuple[int, ...]) -> Array:

@@ -109,6 +109,45 @@ def test_routes() -> None:
     assert (ids.tolist(), weights[0, 0]) == ([[0]], pytest.approx(reference.softmax([1.0, 3.0, 2.0, 0.0])[0]))
 
 
+@given(st.data())
+def test_mixtures_low_ranks_caps_and_xielu(data: st.DataObject) -> None:
+    """By other ways to the same; and their kernels."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    t, d, ff, n = (data.draw(strategies.sizes(17)) for _ in range(4))
+    x, gates, ups = rng.standard_normal((t, d)), *rng.standard_normal((2, n, ff, d))
+    downs = rng.standard_normal((n, d, ff))
+    ids, weights = reference.moe_route(rng.standard_normal((t, n)), data.draw(st.integers(1, n)))
+    every = np.stack([reference.gated(x, *of) for of in zip(gates, ups, downs, strict=True)])  # [n, t, d]
+    shares = np.zeros((n, t))
+    shares[ids.T, np.arange(t)] = weights.T
+    got = reference.moe(x, ids, weights, gates, ups, downs)
+    assert np.allclose(got, np.einsum("nt,ntd->td", shares, every))
+    near = kernel("moe", threads=2)(x, ids, weights, gates, ups, downs)
+    assert_close(near, got, 1e-4 * (1 + np.abs(got).max()))
+    a, b = rng.standard_normal((2, d)), rng.standard_normal((ff, 2))
+    assert np.allclose(reference.lora(x, gates[0], a, b, 0.5), reference.linear(x, gates[0] + 0.5 * b @ a))
+    capped = reference.soft_cap(50 * x, 30.0)
+    assert np.abs(capped).max() < 30
+    assert_close(kernel("soft_cap")(50 * x, 30.0), capped, 1e-4)
+    curve = reference.xielu(x, 0.8, 0.9, 0.5)
+    assert np.allclose(curve, np.where(x > 0, 0.8 * x * x, 0.9 * (np.expm1(np.minimum(x, -1e-6)) - x)) + 0.5 * x)
+    assert_close(kernel("xielu")(x, 0.8, 0.9, 0.5), curve, 1e-4 * (1 + np.abs(curve)))
+
+
+@given(strategies.attention_problems(plain=True), st.integers(1, 5))
+def test_attention_with_distances_is_a_bias(problem: Any, n: int) -> None:
+    """Products that depend on the row alone are added to each score before it is scaled."""
+    t = min(len(problem.q), len(problem.k))
+    q, k, v = (x[:t] for x in (problem.q, problem.k, problem.v))
+    rng = np.random.default_rng(n)
+    row = rng.integers(0, n, (t, t))
+    c2p, p2c = rng.standard_normal((t, q.shape[1], n)), rng.standard_normal((t, k.shape[1], n))
+    i, j = np.indices((t, t))
+    bias = c2p[i, :, row] + np.repeat(p2c, q.shape[1] // k.shape[1], axis=1)[j, :, row]
+    want = reference.attention(q, k, v, causal=False, scale=0.3, bias=0.3 * bias.transpose(2, 0, 1))
+    assert np.allclose(reference.attention_relative(q, k, v, row, c2p=c2p, p2c=p2c, scale=0.3), want)
+
+
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("linear", {"x": np.ones((2, 3)), "w": np.ones((2, 4))}, r"w's columns: 4; expected 3, as x's last axis"),
     ("linear", {"x": np.ones((2, 3)), "w": np.ones(3)}, r"w: has shape \(3,\); expected 2 dimensions"),
@@ -150,6 +189,25 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("moe_route", {"x": np.ones((1, 2)), "chosen": None}, "chosen=None: expected a whole number"),
     ("dequantize", {"q": np.ones((2, 33)), "scale": np.ones((1, 2))}, "scale's rows: 1; expected 2"),
     ("dequantize", {"q": np.ones((1, 33)), "scale": np.ones((1, 2)), "low": np.ones((1, 3))}, "low's shape"),
+    (
+        "moe",
+        {
+            "x": np.ones((1, 2)),
+            "ids": [[2]],
+            "weights": [[1.0]],
+            "gates": np.ones((2, 3, 2)),
+            "ups": np.ones((2, 3, 2)),
+            "downs": np.ones((2, 2, 3)),
+        },
+        "ids: .*from 0 to 1, the experts",
+    ),
+    ("xielu", {"x": [1.0], "p": np.nan, "n": 1.0}, "p=nan: expected a finite number"),
+    ("soft_cap", {"x": [1.0], "cap": -1.0}, "cap=-1.0: expected a finite number above 0"),
+    (
+        "attention_relative",
+        {"q": np.ones((2, 1, 2)), "k": np.ones((2, 1, 2)), "v": np.ones((2, 1, 2)), "row": [[0]]},
+        "row's shape",
+    ),
     ("quantize", {"x": np.full((1, 32), np.inf)}, "holds NaN, infinity"),
     ("quantize", {"x": np.ones((1, 32)), "kind": "int5"}, "kind='int5'"),
     ("dequantize", {"q": np.ones((1, 33)), "scale": np.ones((1, 1))}, "scale's columns: 1; expected 2"),
