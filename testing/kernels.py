@@ -47,8 +47,8 @@ def kernel(op: str, dtype: str = "f32", *, precision: Precision | None = None, t
     `op`: "linear", "embed", "rms_norm", "layer_norm", "activation", "gated", "rope", "attention", "moe", "moe_route",
     "round_bf16", "soft_cap" or "xielu". `dtype`: how a matrix is stored, f32, bf16, f16, int8, int4 or int4a; of
     attention the KV cache, f32, bf16 or int8. `precision`: as in `load`. `threads`: the result has the same bits for
-    any number. Arrays are rounded to float32 first. Errors: `InputError` for what the reference refuses and for what no kernel does: rope with
-    frequencies of float64, or of positions that are no whole numbers from 0 to 2^20 - 1.
+    any number. Arrays are rounded to float32 first. Errors: `InputError` for what the reference refuses and for what no
+    kernel does: rope with frequencies of float64, or of positions that are no whole numbers from 0 to 2^20 - 1.
     """
     one_of("op", op, tuple(_OPS))
     if not isinstance(threads, int) or threads < 1:
