@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from .foreign.coded import Coded
 
-__all__ = ["CONFIG", "MEMORY", "MODULES", "Checkpoint", "open_checkpoint"]
+__all__ = ["CONFIG", "MEMORY", "MODULES", "Checkpoint", "again", "open_checkpoint"]
 
 CONFIG, GENERATION, MODULES = "config.json", "generation_config.json", "modules.json"
 #: The directory of a model that is in memory (`given.py`), in errors.
@@ -56,6 +56,11 @@ _NUMPY: dict[str, type[np.generic]] = {
     "F8_E5M2": np.uint8, "F8_E8M0": np.uint8, "C64": np.complex64, "I64": np.int64, "I32": np.int32, "I16": np.int16,
     "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
+
+
+def again(place: Path | str) -> str:
+    """What to do about tensors at a place that do not belong together, or to their config."""
+    return "give the model's own tensors" if str(place) == str(MEMORY) else "fetch the checkpoint again"
 
 
 class Checkpoint:

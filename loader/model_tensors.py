@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from ..runtime.quantized import GROUP_BYTES, quantized_shape
+from .checkpoint import again
 from .families import FAMILIES, Part, Resolved, piece_name
 from .files import quote
 from .formats import missing_scale
@@ -188,7 +189,7 @@ class ModelTensors:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             msg = (
                 f"{self.where}: tensor {name} {list(shape)}{more} missing; config.json describes a "
-                f"{self.config.family} model of {self.config.n_layers} layers. Fetch the checkpoint again, or correct "
+                f"{self.config.family} model of {self.config.n_layers} layers. {again(self.where).capitalize()}, or correct "
                 "its config.json"
             )
             head = self.parts.get("head")
@@ -214,7 +215,7 @@ class ModelTensors:
 
     def _check_shape(self, info: TensorInfo, shape: tuple[int, ...], role: str = "") -> None:
         if tuple(info.shape) != shape:
-            why = "The two do not belong together: fetch the checkpoint again"
+            why = f"The two do not belong together: {again(self.where)}"
             if role in {"classifier", "classifier_bias"} and self.config.labels and info.shape[1:] == shape[1:]:
                 why = (
                     f"It knows {len(self.config.labels)} labels (id2label, or num_labels, which is 2 unless said): "
@@ -263,6 +264,6 @@ class ModelTensors:
                 f"{self.where}: tensor {quote(unknown[0])} is no part of a {self.config.family} model of "
                 f"{self.config.n_layers} layers as config.json describes it ({len(unknown)} such: "
                 f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}). Computing without it would give another "
-                "model's text: correct config.json or fetch the checkpoint again"
+                f"model's text: correct config.json or {again(self.where)}"
             )
             raise CheckpointError(msg)

@@ -23,6 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
+from .checkpoint import again
 from .config import resolve_config
 from .families import FAMILIES, piece_name
 from .pieces import equal_pieces
@@ -166,7 +167,7 @@ class _Headers:
                 msg = (
                     f"{info.file}: tensor {info.name} has shape {list(info.shape)}, {size} {NAMES[axis]}, but "
                     f"{other.name} {list(other.shape)} has {first}{', as config.json says' if first == said else ''}. "
-                    "One was cut without the other, or they do not belong together: fetch the checkpoint again"
+                    f"One was cut without the other, or they do not belong together: {again(info.file)}"
                 )
                 raise CheckpointError(msg)
         if not first:

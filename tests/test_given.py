@@ -246,6 +246,15 @@ def test_what_another_s_method_raises_is_said() -> None:
         miaotui.load(config=CONFIG, tensors=TENSORS, revision="x")
 
 
+def test_errors_do_not_speak_of_files() -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    others = {n: a for n, a in TENSORS.items() if n != name}
+    for tensors in (others, others | {name: TENSORS[name][:-1]}, TENSORS | {"another.weight": TENSORS[name]}):
+        with pytest.raises(CheckpointError, match=r"(?i)<memory>.*give the model's own tensors") as e:
+            miaotui.load(config=CONFIG, tensors=tensors)
+        assert "etch" not in str(e.value)
+
+
 def test_numbers_of_numpy_in_a_config(exact: NDArray[np.float32]) -> None:
     config = {k: np.int64(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in CONFIG.items()}
     assert np.array_equal(logits(config=config, tensors=TENSORS), exact)
