@@ -189,8 +189,8 @@ class ModelTensors:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             msg = (
                 f"{self.where}: tensor {name} {list(shape)}{more} missing; config.json describes a "
-                f"{self.config.family} model of {self.config.n_layers} layers. {again(self.where).capitalize()}, or correct "
-                "its config.json"
+                f"{self.config.family} model of {self.config.n_layers} layers. "
+                f"{again(self.where).capitalize()}, or correct its config.json"
             )
             head = self.parts.get("head")
             if head is not None and name == head.name:
