@@ -387,6 +387,13 @@ def test_llama_cpp_s_own_kinds_need_what_makes_them(words, says):
         quality.main(["--stories", "1", *words, "--how"])
 
 
+@pytest.mark.parametrize("window", ["0", "100000"])
+def test_quality_in_windows_that_the_model_has(tmp_path, window):
+    (tmp_path / "t.txt").write_text("Once upon a time")
+    with pytest.raises(InputError, match=rf"--window {window}: expected 1 to 512, the model's positions"):
+        quality.main(["--file", str(tmp_path / "t.txt"), "--window", window])
+
+
 @pytest.mark.ci  # 7 s
 def test_quality_of_the_demo(capsys, tmp_path):
     out = tmp_path / "q.json"

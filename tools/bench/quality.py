@@ -160,6 +160,9 @@ def _texts(args: argparse.Namespace) -> list[list[int]]:
     with load(args.model) as model:
         if args.file is None:
             return [[*model.tokenizer.encode(s), *model.config.eos_ids[:1]] for s in held_out(args.stories)]
+        if not 1 <= args.window <= model.n_context:
+            msg = f"--window {args.window}: expected 1 to {model.n_context}, the model's positions"
+            raise InputError(msg)
         ids = model.tokenizer.encode(args.file.read_text(encoding="utf-8"))[: args.tokens + 1]
         begin = model.tokenizer.encode("")[:1]
     cut = [ids[at : at + args.window + 1] for at in range(0, len(ids) - 1, args.window)]
