@@ -138,6 +138,9 @@ def _place(path: str | Path | None, config: object, tensors: object, revision: s
             what = "path: there is none" if config is None else "config: it describes no tensors"
             msg = f"{what}; give a directory or a hub name, or a config and tensors"
             raise InputError(msg)
+        if isinstance(path, dict) or callable(getattr(path, "state_dict", None)):
+            msg = f"path: {type(path).__name__} found; a model that is in memory is load(tensors=...)"
+            raise InputError(msg)
         return path
     if path is None and revision is not None:
         msg = f"revision={shown(revision)}: is of a hub name, and there is none; leave it out"

@@ -36,7 +36,8 @@ class Tokenizing:
         """It maps ids to the rows of a cut vocabulary. `TokenizerError`."""
         directory, cut = self._directory, self._cut
         if directory == MEMORY:
-            msg = "this model was loaded from memory, without a tokenizer: give ids, or load(DIRECTORY, tensors=...)"
+            msg = "this model was loaded from memory, without a tokenizer, so it reads ids, where a call takes them: "
+            msg += "load(DIRECTORY, tensors=...) brings one"
             raise TokenizerError(msg)
         t, kept = Tokenizer.from_directory(directory), kept_ids(directory)
         if kept is not None and len(kept) != cut.before.n_vocab:

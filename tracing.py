@@ -105,6 +105,8 @@ class Difference:
         """A line."""
         if self.shapes:
             return f"{self.name}: other shapes: {self.shapes[0]} and {self.shapes[1]}"
+        if self.relative == 0:
+            return f"{self.name}: equal"
         at, (one, other) = ", ".join(map(str, self.at)), self.values
         return f"{self.name}: {self.relative:.3g} of its rms, at [{at}]: {one:.9g} and {other:.9g}"
 

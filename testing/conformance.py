@@ -55,6 +55,11 @@ class Answers:
         self.given, self.passed_over, self.why = 0, 0, ""
 
 
+def told(why: str) -> str:
+    """In brackets, where there is something to say."""
+    return f" ({why})" if why else ""
+
+
 #: Of each op that was asked for.
 ANSWERS: dict[str, Answers] = {}
 
@@ -76,9 +81,12 @@ def check(run: Run, op: str, allowed: Any, **inputs: Any) -> None:  # noqa: ANN4
     try:
         got = run(op, **inputs)
     except NotImplementedError as e:
-        counts.passed_over, counts.why = counts.passed_over + 1, str(e)
+        counts.passed_over, counts.why = counts.passed_over + 1, "" if str(e) == op else str(e)
         return
     counts.given += 1
+    if isinstance(want, np.ndarray) and not isinstance(got, np.ndarray | np.generic):
+        msg = f"{op}: {type(got).__name__} came; expected an array"
+        raise AssertionError(msg)  # noqa: TRY004 - the runner's answer is wrong
     if isinstance(want, tuple):  # ids and weights: of equal weights any order
         _same_choice(op, got, want, allowed, inputs)
         return
@@ -117,13 +125,13 @@ def _found(name: str) -> Run:
     """Of a module of the current directory, too. Nothing can go on without it."""
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        pytest.exit(f"--runner {name or '(none)'}: expected MODULE:FUNCTION, whose ops are compared", returncode=4)
+        pytest.exit(f"--runner {name or '(none)'}: expected MODULE:FUNCTION, such as my_module:run", returncode=4)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         found: Run = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
+    except Exception as e:  # noqa: BLE001 - whatever their module does
         pytest.exit(f"--runner {name}: {type(e).__name__}: {e}", returncode=4)
     if not callable(found):
         pytest.exit(f"--runner {name}: is {type(found).__name__}; expected a function", returncode=4)
@@ -140,7 +148,7 @@ def _drawn(test: Callable[..., None]) -> Callable[..., None]:
         drawn(*args, **kwargs)
         op = next(op for op in reversed(reference.__all__) if test.__name__ == f"test_{op}")
         if ANSWERS[op].given == before.get(op, 0):
-            pytest.skip(f"{op}: the runner has none ({ANSWERS[op].why})")
+            pytest.skip(f"{op}: the runner has none{told(ANSWERS[op].why)}")
 
     return tested
 

@@ -16,6 +16,7 @@ from ..errors import InputError, shown
 from ..loader.quantize import pack_rows
 from ..runtime.cpu.alone import run_alone, written
 from ..runtime.kvcache import KV_BYTES
+from ..runtime.precision import WORDS
 from ..runtime.quantized import QUANTIZED, quantized_shape
 from ..runtime.recorder.alone import alone
 from ..runtime.recorder.record import Recorder
@@ -56,6 +57,11 @@ def kernel(op: str, dtype: str = "f32", *, precision: Precision | None = None, t
         raise InputError(msg)
     known = tuple(KV_BYTES) if op == "attention" else (*DTYPES, *QUANTIZED) if op in _STORED else ("f32",)
     one_of("dtype", dtype, known)
+    if precision is not None:
+        one_of("precision", precision, WORDS)
+        if op not in _STORED:
+            msg = f"precision={precision!r}: is of ops with matrices, {', '.join(_STORED)}; leave it out of {op}"
+            raise InputError(msg)
     how = _How(dtype, precision, threads)
 
     def call(*args: Any, **inputs: Any) -> Any:  # noqa: ANN401 - an op's arguments, and its result

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError, shown
+from .checked import one_of
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["U_BF16", "U", "assert_close", "bound", "reason"]
 
@@ -26,6 +27,7 @@ U_BF16 = 2.0**-9
 #: op -> rounding steps besides the sum, and what they are.
 STEPS = {
     "sum": (1, "the last rounding"),
+    **dict.fromkeys(("linear", "rope"), (1, "the last rounding")),
     "exp": (4, "polynomial, reduction and scaling: under 2 ulp, twice that allowed"),
     "act": (8, "exp or erf (2e-7), a division and a product"),
     "norm": (6, "a root, a division, two products"),
@@ -34,28 +36,27 @@ STEPS = {
     "flash": (0, "weights of a softmax rounded to bfloat16, each by itself"),
 }
 DTYPES = ("f32", "bf16", "f16", "int8", "int4", "int4a")
-#: What an op that is not named takes.
-_OTHER = 1
 
 
 def bound(op: str, dtype: str, k: int, scale: float = 1.0, *, worst: bool = False) -> float:
     """Absolute bound for an op that sums `k` terms in float32, with results of size `scale`; of "model", `k` layers.
 
-    `op`: a key of `STEPS`, or any other op whose sum is all that rounds. `dtype`: of the weights, which are exact in
+    `op`: a key of `STEPS`; "sum" is of any op whose sum is all that rounds. `dtype`: of the weights, which are exact in
     every one. Quantised: dots of integers are exact; two roundings for each group of 32 stand for the 32 of floats.
 
     What roundings in both directions come to, in lanes and trees: numbers that are chosen against it, or a thousand of
     one sign added one by one, can lie further off. `worst`: what nothing exceeds, however it adds, where `scale` is the
-    sum of the terms' magnitudes: k + the same steps. Errors: `ValueError` for another dtype, `k` below 0, or a `scale`
-    that is no number.
+    sum of the terms' magnitudes: k + the same steps. Errors: `InputError` for another op or dtype, `k` below 0, or a
+    `scale` that is no number.
     """
+    one_of("op", op, tuple(STEPS))
     if k < 0 or not scale >= 0:
         msg = f"k={k}, scale={scale}: expected at least 0"
-        raise ValueError(msg)
+        raise InputError(msg)
     if dtype not in DTYPES:
-        msg = f"no tolerance for {dtype}; expected one of {', '.join(DTYPES)}"
-        raise ValueError(msg)
-    steps = STEPS.get(op, (_OTHER, ""))[0]
+        msg = f"dtype={shown(dtype)}: no tolerance for {dtype}; expected one of {', '.join(DTYPES)}"
+        raise InputError(msg)
+    steps = STEPS[op][0]
     if op == "flash":  # values up to `scale`
         return U_BF16 * scale
     if op == "model":  # errors add in random directions through the residual stream
@@ -64,8 +65,9 @@ def bound(op: str, dtype: str, k: int, scale: float = 1.0, *, worst: bool = Fals
 
 
 def reason(op: str, k: int) -> str:
-    """Why `bound` is what it is, in words."""
-    steps, why = STEPS.get(op, (_OTHER, STEPS["sum"][1]))
+    """Why `bound` is what it is, in words. Errors: `InputError` for another op."""
+    one_of("op", op, tuple(STEPS))
+    steps, why = STEPS[op]
     if op == "flash":
         return f"2^-9 of the values: {why}"
     if op == "model":
@@ -77,21 +79,21 @@ def assert_close(got: ArrayLike, want: ArrayLike, bound: ArrayLike, what: str = 
     """AssertionError where |got - want| exceeds `bound` (a number, or one for each), NaN where there is none.
 
     It says how many do, and of the worst where it is, both values, and how many units in float32's last place they are
-    apart. `what`: begins the message. Errors: `InputError` for other shapes.
+    apart. `what`: begins the message. A result of another shape is too far. Errors: `InputError` for what is no number.
     """
-    x, y = np.asarray(got), np.asarray(want)
-    if "c" in {x.dtype.kind, y.dtype.kind}:
-        msg = "got and want: complex numbers are not compared; expected real ones"
-        raise InputError(msg)
-    x, y = x.astype(np.float64), y.astype(np.float64)
+    __tracebackhide__ = True  # pytest shows the test's own lines
+    x, y = (_real(name, value) for name, value in (("got", got), ("want", want)))
     if x.shape != y.shape:
-        msg = f"got has shape {x.shape}; expected {y.shape}, as want"
-        raise InputError(msg)
+        msg = f"{what}{': ' if what else ''}got has shape {x.shape}; expected {y.shape}, as want"
+        raise AssertionError(msg)
     try:
         allowed = np.broadcast_to(np.asarray(bound, np.float64), x.shape)
     except ValueError as e:
         msg = f"bound={shown(bound)}: expected a number, or an array that fits {x.shape}"
         raise InputError(msg) from e
+    if (allowed < 0).any():
+        msg = f"bound={shown(bound)}: expected at least 0"
+        raise InputError(msg)
     with np.errstate(invalid="ignore"):
         away = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0, np.abs(x - y))
         wrong = ~(away <= allowed)
@@ -103,6 +105,24 @@ def assert_close(got: ArrayLike, want: ArrayLike, bound: ArrayLike, what: str = 
     ulp = float(np.spacing(np.float32(abs(y[at])))) if np.isfinite(y[at]) else math.nan
     msg = (
         f"{what}{': ' if what else ''}{int(wrong.sum()):,} of {x.size:,} are too far; the worst{where} is {x[at]:.9g} "
-        f"for {y[at]:.9g}: {away[at]:.3g} apart, {away[at] / ulp:,.0f} ulps of float32; {allowed[at]:.3g} is allowed"
+        f"for {y[at]:.9g}: {_apart(away[at], ulp)}; {allowed[at]:.3g} is allowed"
     )
     raise AssertionError(msg)
+
+
+def _real(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """float64, of any shape."""
+    try:
+        x = np.asarray(value)
+        known = x.dtype.kind in "fiub"
+        x = x.astype(np.float64) if known else x
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        msg = f"{name}: {shown(value)}: expected real numbers"
+        raise InputError(msg)
+    return x
+
+
+def _apart(away: float, ulp: float) -> str:
+    return f"{away:.3g} apart, {away / ulp:,.0f} ulps of float32" if np.isfinite(away / ulp) else "no distance"

@@ -255,6 +255,12 @@ def test_errors_do_not_speak_of_files() -> None:
         assert "etch" not in str(e.value)
 
 
+def test_a_model_in_the_place_of_a_path() -> None:
+    for given in (TENSORS, Broken(error=None)):
+        with pytest.raises(InputError, match=r"path: \w+ found; a model that is in memory is load\(tensors=...\)"):
+            miaotui.load(given)  # type: ignore[arg-type]
+
+
 def test_numbers_of_numpy_in_a_config(exact: NDArray[np.float32]) -> None:
     config = {k: np.int64(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in CONFIG.items()}
     assert np.array_equal(logits(config=config, tensors=TENSORS), exact)

@@ -19,6 +19,7 @@ from miaotui.testing.checkpoints import families, tiny
 from miaotui.tools import cli, demo
 from miaotui.tools.trace_page import page
 from miaotui.tracing import Difference, differences
+from safetensors.numpy import save_file
 from test_given import IDS, MODULES
 
 
@@ -154,6 +155,15 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert set(read_activations(saved)) == set(told["arrays"])
     code, out, _ = run(capsys, "compare", demo.path(), saved, "--ids", "1 5 9")
     assert (code, "nothing differs by more than 0.0001" in out) == (0, True)
+    assert out.startswith("model.embed_tokens: equal\n")
+    save_file({"model.norm": np.ones((3, 128)), "norm": np.ones(3)}, tmp_path / "few.safetensors")
+    code, out, _ = run(capsys, "compare", demo.path(), tmp_path / "few.safetensors", "--ids", "1 5 9")
+    assert code == 1
+    assert re.search(
+        r"^only .*model has model.embed_tokens, .* and 62 more\nonly .*few.safetensors has norm\n1 of 69",
+        out,
+        re.MULTILINE,
+    )
     code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once upon", "--quantize", "int4,embed=none")
     assert (code, "; the first that differs: model.layers.0.self_attn.q_proj: " in out) == (1, True)
     code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once", "--prune", "keep-layers=0-3", "--json")
@@ -185,11 +195,15 @@ WRONG = [
     (["trace", "--ids", "9999"], "9999"),
     (["trace", "--ids", "9" * 5000], "--ids: an id of more than 18 digits"),
     (["trace", "Once", "--save", "x", "--html", "x"], "one would replace the other"),
-    (["compare", demo.path(), "--ids", "9999"], re.escape(str(demo.path())) + ": .*9999"),
+    (["compare", demo.path(), "--kernels", "--ids", "9999"], re.escape(str(demo.path())) + ": .*9999"),
     (["trace", "Once", "--decoder-ids", "1"], "--decoder-ids: llama is not an encoder-decoder"),
+    (["compare", demo.path(), "--text", "a"], "A alone is equal to itself: give B too, or --quantize"),
     (["compare", demo.path(), "--text", "a", "--tolerance", "nan"], "--tolerance nan: expected a number"),
     (["compare", demo.path(), "none.safetensors", "--text", "a"], "none.safetensors"),
-    (["compare", demo.path(), "OTHER", "--text", "a"], "none of its 1 names is one of"),
+    (
+        ["compare", demo.path(), "OTHER", "--text", "a"],
+        "none of its 1 names, such as x, is one of .*, such as model.embed_tokens",
+    ),
     (["compare", demo.path(), "OTHER", "--text", "a", "--quantize", "int8"], "--quantize: .* holds activations"),
     (["compare", demo.path(), "OTHER", "--text", "a", "--kernels"], "--kernels: .* holds activations"),
     (["compare", demo.path(), "WHOLE", "--text", "a"], "holds no floats"),
@@ -198,8 +212,6 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "says"), WRONG, ids=[says for _, says in WRONG])
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[Any], says: str) -> None:
-    from safetensors.numpy import save_file
-
     save_file({"x": np.ones(3, np.float32)}, tmp_path / "other.safetensors")
     save_file({"x": np.ones(3, np.int32)}, tmp_path / "whole.safetensors")
     names = {"OTHER": tmp_path / "other.safetensors", "WHOLE": tmp_path / "whole.safetensors"}

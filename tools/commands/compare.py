@@ -25,6 +25,9 @@ __all__ = ["add_arguments", "main"]
 #: Of a step's root mean square: less is what another order of float32 sums may make.
 TOLERANCE = 1e-4
 
+#: Names that only one of two has.
+SHOWN = 6
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -64,6 +67,9 @@ def main(args: argparse.Namespace) -> int:
     options = ("quantize", "prune", "precision", "kv_cache")
     changed = {name: value for name in options if (value := getattr(args, name)) not in {None, "f32"}}
     by_kernels = args.kernels or "precision" in changed or "kv_cache" in changed
+    if args.other is None and not (changed or by_kernels):
+        msg = "A alone is equal to itself: give B too, or --quantize, --prune, --precision, --kv-cache or --kernels"
+        raise InputError(msg)
     given = args.one if args.other is None else args.other
     saved = str(given).endswith(".safetensors") and not Path(given).is_dir()
     if saved and (changed or by_kernels):
@@ -80,7 +86,8 @@ def main(args: argparse.Namespace) -> int:
             other = _read(args, given, model, kernels=by_kernels)
     every = differences(one, other)
     if not every:
-        msg = f"{given}: none of its {len(other)} names is one of {args.one}'s, such as {next(iter(one))}"
+        mine, theirs = next(iter(one)), next(iter(other))
+        msg = f"{given}: none of its {len(other)} names, such as {theirs}, is one of {args.one}'s, such as {mine}"
         raise InputError(msg)
     first = next((d for d in every if d.relative > args.tolerance), None)
     if args.json:
@@ -92,7 +99,13 @@ def main(args: argparse.Namespace) -> int:
         return int(first is not None)
     print(*every, sep="\n")
     apart = f"the first that differs: {first}" if first else f"nothing differs by more than {args.tolerance:g}"
-    print(f"{len(every)} steps of {len(one)} and {len(other)}; {apart}")
+    sides: list[tuple[object, Mapping[str, Any], Mapping[str, Any]]] = [(args.one, one, other), (given, other, one)]
+    for where, own, others in sides:
+        only = [step for step in own if step not in others]
+        if only and not by_kernels:
+            more = f" and {len(only) - SHOWN} more" if len(only) > SHOWN else ""
+            print(f"only {where} has {', '.join(only[:SHOWN])}{more}")
+    print(f"{len(every)} of {len(one)} and {len(other)} steps compared; {apart}")
     return int(first is not None)
 
 
