@@ -333,5 +333,9 @@ def test_who_has_no_kernels_to_show(capsys: pytest.CaptureFixture[str]) -> None:
         encoder.trace([2, 5], kernels=True)
     code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once", "--kernels")
     assert (code, "nothing differs by more than 0.0001" in out) == (0, True)
+    code, out, _ = run(capsys, "trace", "Once", "--kernels", "--precision", "bf16", "--json")
+    assert (code, "model.layers.0.self_attn.q_proj" in json.loads(out)["arrays"]) == (0, True)
+    with miaotui.load(demo.path()) as model:
+        assert "In float32, by the kernels." in page(model, model.trace(IDS, kernels=True))
     code, out, _ = run(capsys, "compare", demo.path(), "--text", "Once", "--precision", "bf16", "--json")
     assert (code, json.loads(out)["first"]) == (1, "model.layers.0.self_attn.q_proj")

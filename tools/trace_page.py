@@ -53,7 +53,7 @@ def page(model: Model, trace: Trace) -> str:
         f"<p>{len(tokens)} tokens: {' '.join(f'<code>{escape(t)}</code>' for t in tokens)}</p>",
         *_layers(model, trace, tokens),
         *_attention(trace, tokens),
-        "<h2>Steps</h2><p>In float64, with nothing rounded but the weights.</p>",
+        f"<h2>Steps</h2><p>{_how(trace)}</p>",
         _table(("step", "shape", "rms", "largest"), _steps(trace)),
         "<h2>Arena</h2><p>Each box is a tensor: from the instruction that writes it to the last that reads it.</p>",
         f'<div class="wide">{_arena(program)}</div>',
@@ -61,6 +61,11 @@ def page(model: Model, trace: Trace) -> str:
     ]
     head = f'<meta charset="utf-8"><title>{escape(repr(model))}: trace</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _how(trace: Trace) -> str:
+    by_kernels = any(x.dtype == np.float32 for x in trace.values())
+    return "In float32, by the kernels." if by_kernels else "In float64, with nothing rounded but the weights."
 
 
 def _spelled(model: Model, token: int) -> str:

@@ -189,6 +189,8 @@ def main(args: argparse.Namespace) -> int:
         log_to(sys.stderr)
         url = served_at(made)
         print(f"{', '.join(entry.name for entry in served)}: {url}/v1", flush=True)
+        if settings.trace:
+            print(f"what they compute: {url}/trace", flush=True)
         Server(app, state).run_on(made)
     return 0
 

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", type=given_path, metavar="FILE", help="write the numbers as safetensors, F64")
     parser.add_argument("--html", type=given_path, metavar="FILE", help="write one page with steps, attention, program")
     add_limits(parser)
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="what the kernels compute, in float32 and rounded as --precision and --kv-cache say (a decoder's)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -45,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         msg = f"--save and --html {args.html}: one would replace the other; give each a file"
         raise InputError(msg)
     with load_model(args) as model:
-        trace = read(model, args.text, args.ids, args.decoder_ids)
+        trace = read(model, args.text, args.ids, args.decoder_ids, kernels=args.kernels)
         if args.save is not None:
             trace.save(args.save)
         if args.html is not None:
