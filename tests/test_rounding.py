@@ -27,6 +27,7 @@ from miaotui.tools.importance.methods import Text
 from miaotui.tools.rounding import by_text
 from miaotui.tools.rounding.folds import Fold
 from miaotui.tools.rounding.gptq import DAMPING, by_hessian, by_squares
+from miaotui.tools.rounding.method import METHODS, SCALING
 from pruning import seven
 from safetensors.numpy import load_file, save_file
 
@@ -190,7 +191,7 @@ def bytes_of(path: Path) -> bytes:
     return (path / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("method", [*by_text.METHODS, "awq,gptq"])
+@pytest.mark.parametrize("method", [*METHODS, "awq,gptq"])
 def test_what_is_written_is_packed_as_ever(tmp_path, method):
     """The same names, dtypes and sizes, and a receipt; loading rounds nothing."""
     scales = "awq" in method or method == "smooth"
@@ -202,11 +203,11 @@ def test_what_is_written_is_packed_as_ever(tmp_path, method):
         assert told[0] == told[1]
         for a, b in zip(one.session.weights, other.session.weights, strict=True):
             normed = a.name.endswith(("attn_norm", "ffn_norm"))
-            as_ever = a.name == "embed" and method in by_text.SCALING  # a tied head is not scaled
+            as_ever = a.name == "embed" and method in SCALING  # a tied head is not scaled
             assert np.array_equal(a.array, b.array) == (as_ever or not (a.quantized or (scales and normed)))
     ours = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert (ours["method"], ours["tokens"], ours["rounded_as_ever"]) == (method, 199, {})
-    assert ours.get("damping") == (None if method in by_text.SCALING else DAMPING)
+    assert ours.get("damping") == (None if method in SCALING else DAMPING)
     assert ours.get("order") == ("activation" if "gptq" in method else None)
     assert ours.get("not_scaled") == ({"head": 1} if scales else None)
 

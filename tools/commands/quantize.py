@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "answer. See docs/quantising.md.",
     )
     group.add_argument("--method", metavar="METHOD", help="one of those above, or two (default: no text is looked at)")
+    group.add_argument(
+        "--sparsity",
+        metavar="ZEROS",
+        help="with gptq: which numbers of the layers' matrices become zero is chosen on the way; 2:4 or another N:M "
+        "stay, or a share such as 0.5 goes",
+    )
     add_reading(group)
     budget = parser.add_argument_group(
         "forms under a budget",
@@ -95,11 +101,14 @@ def main(args: argparse.Namespace) -> int:
         choice = _chosen(args, path, text)
         print(*choice.lines(), sep="\n")
     told = {"adapter": args.adapter, "method": args.method, "text": None if args.method is None else text}
+    told["sparsity"] = args.sparsity
     before, after = quantize(path, args.out, choice or how or "int8", **told)
     print(f"{args.out}: {format_bytes(after)} of weights, from {format_bytes(before)}")
     return 0
 
 
+#: Of `--sparsity`, where nothing rounds column by column.
+ALONE = "only with --method gptq; zeros by themselves: `miaotui prune IN OUT --sparsity ZEROS`, then quantise OUT"
 #: Options that say how many bytes there may be, or how much may be lost.
 BUDGET = ("bits", "max_memory", "max_kl")
 
@@ -109,11 +118,14 @@ def _text(args: argparse.Namespace) -> Text | None:
     budget = [f"--{name.replace('_', '-')}" for name in BUDGET if getattr(args, name) is not None]
     if args.method is None and not budget:
         refuse_given(args, add_arguments, ("text", *READING), "only with --method, or a budget such as --bits")
+        refuse_given(args, add_arguments, ["sparsity"], ALONE)
         return None
+    if budget:
+        refuse_given(args, add_arguments, ["sparsity"], "what forms cost is measured without zeros; give --quantize")
     if args.method is not None:
-        from ..rounding.by_text import parse_method  # noqa: PLC0415 - help must not wait for it
+        from ..rounding.method import parse_method  # noqa: PLC0415 - help must not wait for it
 
-        parse_method(args.method)
+        parse_method(args.method, args.sparsity)
     if args.text is None:
         what = budget[0] if args.method is None else f"--method {args.method}"
         msg = f"{what} looks at what the model does: give a text, --text FILE"
@@ -155,12 +167,14 @@ def quantize(  # noqa: PLR0913 - keywords
     adapter: str | Path | None = None,
     method: str | None = None,
     text: Text | None = None,
+    sparsity: str | None = None,
 ) -> tuple[int, int]:
     """Write `path` quantised to the new directory `out`; bytes of weights before and after.
 
     `how`: as in `load`, or a choice under a budget (`rounding/budget.py`), which is written along. `adapter`: a PEFT
     adapter that is merged first; the merged model is written next to `out`, and removed again. It appears whole or not
-    at all. `method`: of `rounding/by_text.py`, by what `text` shows. Errors: `InputError` where `out` is there, for a
+    at all. `method`: of `rounding/method.py`, by what `text` shows; `sparsity`: zeros that it chooses ("2:4", "0.5").
+    Errors: `InputError` where `out` is there, for a
     `method` that is not, and for one without the other; `PlanError` for a `how` that is not understood; and loading's
     own.
     """
@@ -172,10 +186,13 @@ def quantize(  # noqa: PLR0913 - keywords
 
         with TemporaryDirectory(dir=Path(out).absolute().parent, prefix=".merged-") as whole:
             prune(path, Path(whole) / "merged", None, adapter=adapter)
-            return quantize(Path(whole) / "merged", out, how, method=method, text=text)
+            return quantize(Path(whole) / "merged", out, how, method=method, text=text, sparsity=sparsity)
     _check_types(how, method, text)
     if (method is None) != (text is None):
         msg = "method and text belong together; expected both, or neither"
+        raise InputError(msg)
+    if sparsity is not None and method is None:
+        msg = f"sparsity={sparsity!r}: {ALONE}"
         raise InputError(msg)
     with open_model(path) as opened, new_directory(out) as made:
         if method is not None:
@@ -190,9 +207,11 @@ def quantize(  # noqa: PLR0913 - keywords
             how.save(made / PLAN)
         rounded = None
         if method is not None and text is not None:
-            from ..rounding.by_text import parse_method, round_by_text  # noqa: PLC0415 - only where it is asked for
+            from ..rounding.by_text import round_by_text  # noqa: PLC0415 - only where it is asked for
+            from ..rounding.method import parse_method  # noqa: PLC0415 - as above
 
-            rounded = round_by_text(opened.directory, plan, opened.checkpoint, parse_method(method), text)
+            asked = parse_method(method, sparsity)
+            rounded = round_by_text(opened.directory, plan, opened.checkpoint, asked, text)
         tensors = _tensors(plan, opened.checkpoint, {} if rounded is None else rounded.weights)
         _write(made, opened.directory, opened.raw, tensors, plan, {} if rounded is None else rounded.receipt)
         return opened.checkpoint.file_bytes, sum(array.nbytes for _, array in tensors.values())

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...dataclass import dataclass
-from ...errors import InputError, spelled_like
 from ...loader.pack import quantized
 from ...loader.roles import PLACES, role_of
 from ...model import quantizer
@@ -42,6 +41,7 @@ from ..importance.progress import progress
 from .folds import folds_of
 from .gptq import DAMPING, TIED_DAMPING, by_hessian, by_squares
 from .heads import AFTER, seen_by_head
+from .joint import ByMagnitude, may_have_zeros, refuse_no_zeros
 from .memory import predicted
 from .scales import ALPHA, awq, smooth
 from .sensitivity import refuse_quantized
@@ -59,34 +59,14 @@ if TYPE_CHECKING:
     from ...loader.source import Source
     from ...model import Model
     from ..importance.layers import Layer
+    from ..importance.masks import Sparsity
     from ..importance.methods import Text
     from .folds import Fold
+    from .method import Method
 
     F64 = NDArray[np.float64]
 
-__all__ = ["METHODS", "Method", "Rounded", "parse_method", "round_by_text"]
-
-#: How columns are scaled before rounding, and how numbers are rounded: one of each may be joined.
-SCALING, ROUNDING = ("awq", "smooth"), ("weighted", "gptq")
-METHODS = (*SCALING, *ROUNDING)
-
-
-@dataclass(frozen=True)
-class Method:
-    """Of `SCALING`, or none, and of `ROUNDING`, or none: to nearest, by scales as ever."""
-
-    scaling: str = ""
-    rounding: str = ""
-
-    def __str__(self) -> str:
-        """As on the command line."""
-        return ",".join(filter(None, (self.scaling, self.rounding)))
-
-    @property
-    def hessian(self) -> bool:
-        """Whether it needs sums of products."""
-        return "awq" in self.scaling or self.rounding == "gptq"
-
+__all__ = ["Rounded", "round_by_text"]
 
 @dataclass(frozen=True)
 class Rounded:
@@ -96,28 +76,13 @@ class Rounded:
     receipt: dict[str, Any]
 
 
-def parse_method(text: str) -> Method:
-    """Read "gptq" or "awq,gptq". Errors: `InputError`."""
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if word not in METHODS:
-            near = spelled_like(word, METHODS, 1)
-            perhaps = f" (did you mean {near[0]}?)" if near else ""
-            msg = f"--method {text}: no such method{perhaps}; expected {', '.join(METHODS)}, or two such as awq,gptq"
-            raise InputError(msg)
-    chosen = [[word for word in words if word in kind] for kind in (SCALING, ROUNDING)]
-    for kind, some in zip((SCALING, ROUNDING), chosen, strict=True):
-        if len(some) > 1:
-            msg = f"--method {text}: found {' and '.join(some)}; expected one of {' and '.join(kind)} at most"
-            raise InputError(msg)
-    return Method(*("".join(some) for some in chosen))
-
-
 def round_by_text(path: Path, plan: LoadPlan, checkpoint: Checkpoint, method: Method, text: Text) -> Rounded:
     """Round all that a plan of the whole checkpoint at `path` quantises. Errors: `InputError`, and loading's own."""
     sources = {source.name: source for source in plan if source.quantizes}
     folds, left = folds_of(plan) if method.scaling else ([], [])
     refuse_quantized(path, plan)
+    if method.sparsity is not None:
+        refuse_no_zeros(method.sparsity, sources.values())
     with load_for(path, text) as model, ThreadPoolExecutor(available_threads()) as pool:
         windows = text.windows(model)
         rounding = _Rounding(model, method, sources, folds, checkpoint, quantizer(plan), pool)
@@ -140,6 +105,8 @@ def round_by_text(path: Path, plan: LoadPlan, checkpoint: Checkpoint, method: Me
         receipt |= {"damping": DAMPING} | ({"tied_damping": TIED_DAMPING} if tied else {})
     if method.rounding == "gptq":
         receipt |= {"order": "activation"}
+    if method.sparsity is not None:
+        receipt |= {"sparsity": str(method.sparsity)}
     if method.scaling:
         receipt |= {"exponent": ALPHA if method.scaling == "smooth" else "searched"}
         receipt |= {"not_scaled": dict(sorted(Counter(at.rpartition(".")[2] for at in left).items()))}
@@ -176,7 +143,7 @@ class _Rounding:
             return with_weights(layer, made), {n: w.array for n, w in made.items() if w.array is not None}
 
         dtypes = sorted((name, source.dtype) for name, source in self.sources.items())
-        mark = mark_of(self.model, windows, "rounded layer by layer", str(self.method), dtypes)
+        mark = mark_of(self.model, windows, "rounded layer by layer", self.method.typed, dtypes)
         own = with_weights(replace(weights.stack, layers=()), before)
         how: dict[str, Any] = {"hessian": hessian, "leaving": bool(after), "file": text.file, "quiet": text.quiet}
         own = replace(own, layers=weights.stack.layers)
@@ -206,7 +173,7 @@ class _Rounding:
         for fold in self.folds:
             if fold.readers[0] in weights:
                 self._scale(fold, statistics)
-        made, rows = {}, _Rows(self.method.rounding, statistics, {})
+        made, rows = {}, _Rows(self.method, statistics, {})
         for name, w in weights.items():
             if name in self.sources:
                 made[name] = self.by(rows, self.sources[name])
@@ -249,7 +216,9 @@ class _Rounding:
         pack = rows.of("head", TIED_DAMPING) if tied else rows.of(source.name, by=self.columns.get(source.name))
         if pack is None:
             self.plain[role_of(source.name)] += 1
-        return self._quantized(source, self.ever if pack is None else pack)
+            zeros = self.method.sparsity if may_have_zeros(source.name) else None
+            pack = self.ever if zeros is None else ByMagnitude(zeros, self.ever)
+        return self._quantized(source, pack)
 
     def _quantized(self, source: Source, pack: PackRows) -> Weight:
         factors = self.columns.get(source.name), self.divisors.get(source.name)
@@ -268,7 +237,7 @@ class _Rounding:
 class _Rows:
     """How the rows of each matrix are rounded by some statistics; `made`: those that are known, by their place."""
 
-    method: str
+    method: Method
     statistics: Statistics
     made: dict[tuple[bool, str], PackRows | None]
 
@@ -283,13 +252,14 @@ class _Rows:
         at = (bool(stack), seen_as(layers + key) if layers else name)
         if at not in self.made:
             mine = statistics_of(self.statistics, name)
-            sums = mine.hessian if self.method == "gptq" else mine.squares
-            self.made[at] = None if at[1] not in sums else self._pack(sums[at[1]], damping, by)
+            sums = mine.hessian if self.method.rounding == "gptq" else mine.squares
+            zeros = self.method.sparsity if layers else None
+            self.made[at] = None if at[1] not in sums else self._pack(sums[at[1]], damping, by, zeros)
         return self.made[at]
 
-    def _pack(self, sums: F64, damping: float, by: F64 | None) -> PackRows | None:
-        if self.method == "gptq":
-            return by_hessian(sums if by is None else sums / np.outer(by, by), damping)
+    def _pack(self, sums: F64, damping: float, by: F64 | None, zeros: Sparsity | None) -> PackRows | None:
+        if self.method.rounding == "gptq":
+            return by_hessian(sums if by is None else sums / np.outer(by, by), damping, zeros)
         return by_squares(sums if by is None else sums / by**2, damping)
 
 
