@@ -23,10 +23,13 @@ from miaotui.tools.cli import main
 from miaotui.tools.commands.quantize import quantize
 from miaotui.tools.demo.corpus import TRAINING_SEED, stories
 from miaotui.tools.importance import layers as layers_module
+from miaotui.tools.importance.masks import Sparsity, wanda
 from miaotui.tools.importance.methods import Text
+from miaotui.tools.importance.sparsegpt import BLOCK, sparsegpt
 from miaotui.tools.rounding import by_text
 from miaotui.tools.rounding.folds import Fold
 from miaotui.tools.rounding.gptq import DAMPING, by_hessian, by_squares
+from miaotui.tools.rounding.joint import ByMagnitude, by_hessian_with_zeros
 from miaotui.tools.rounding.method import METHODS, SCALING
 from pruning import seven
 from safetensors.numpy import load_file, save_file
@@ -303,6 +306,12 @@ def test_encoders_and_encoder_decoders_are_rounded_by_their_lines(name, tmp_path
         (["--method", "gptq", "--text", "EMPTY"], "empty.txt: too short"),
         (["--method", "gptq", "--text", "MARK"], "mark.txt: too short"),
         (["--method", "gptq", "--text", "TEXT", "--quantize", "none"], "--method gptq: 'none' rounds no matrix"),
+        (["--sparsity", "2:4"], "--sparsity 2:4: only with --method gptq; zeros by themselves"),
+        (["--bits", "6", "--text", "TEXT", "--sparsity", "2:4"], "--sparsity 2:4: what forms cost is measured without"),
+        (["--method", "awq", "--text", "TEXT", "--sparsity", "2:4"], "--sparsity 2:4: gptq alone chooses zeros"),
+        (["--method", "gptq", "--text", "TEXT", "--sparsity", "1.5"], "--sparsity 1.5: expected a share between 0 and"),
+        (["--method", "gptq", "--text", "TEXT", "--sparsity", "0.5", "--quantize", "int4a"], "int4a, which may have no z"),
+        (["--method", "gptq", "--text", "TEXT", "--sparsity", "0.5", "--quantize", "embed=int8"], "no matrix of a layer"),
         (["--method", "gptq", "--text", "TEXT", "--statistics", "TEXT"], r"no statistics that this version reads; rem"),
     ],
 )
@@ -355,3 +364,98 @@ def test_a_trained_model_loses_less(tmp_path):
     assert [each["weights"] for each in told] == ["as stored", how, "gptq"]
     plain, gptq = (each["kl"] for each in told[1:])
     assert gptq < 0.75 * plain
+
+
+PATTERNS = [Sparsity(0.5), Sparsity(0.3), Sparsity(0.5, 2, 4), Sparsity(0.4, 3, 5), Sparsity(0.75, 1, 4)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 40), st.sampled_from([1, 2, 7, 31, 32, 33, 97, 127, 128, 129]), st.sampled_from(PATTERNS), SEEDS)
+def test_zeros_are_chosen_as_sparsegpt_does(n, k, sparsity, seed):
+    """Where nothing is rounded, and the first pass is all there is."""
+    w, h = numbers(n, k, seed).astype(float), inputs(k, seed)
+    left, stays = by_hessian_with_zeros(h, sparsity).cut(w.T.copy())
+    np.testing.assert_allclose(left.T, sparsegpt(w, h, sparsity), atol=1e-6 * np.abs(left).max())
+    assert not left[~stays].any()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 40), SIZES, st.sampled_from(PATTERNS), st.sampled_from(["int8", "int4"]), SEEDS)
+def test_as_many_are_zero_as_was_asked(n, k, sparsity, dtype, seed):
+    w = numbers(n, k, seed)
+    w[:, : k // 3] *= np.random.default_rng(seed).random((n, k // 3)) < 0.5
+    got = rounded(w, dtype, by_hessian_with_zeros(inputs(k, seed), sparsity))
+    assert not got[w == 0].any()
+    step = sparsity.m or BLOCK
+    for at in range(0, k, step):
+        part = got[:, at : at + step]
+        if sparsity.m:
+            assert ((part != 0).sum(1) <= sparsity.n).all()
+        else:
+            assert (part == 0).sum() >= int(part.size * sparsity.share)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 20), SIZES, st.sampled_from(PATTERNS), SEEDS)
+def test_no_sweep_makes_the_products_worse(n, k, sparsity, seed):
+    w, joint = numbers(n, k, seed).T.astype(float), by_hessian_with_zeros(inputs(k, seed), sparsity)
+    v, stays = joint.cut(w)
+    lost = [((v - w) * (joint.h @ (v - w))).sum(0)]
+    for _ in range(4):
+        joint.sweep(v, w, 1, lambda j, x: np.where(stays[j], x, 0.0))
+        lost.append(((v - w) * (joint.h @ (v - w))).sum(0))
+    assert (np.diff(lost, axis=0) <= 1e-9 * lost[0].max()).all()
+    assert not v[~stays].any()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("sparsity", PATTERNS, ids=str)
+def test_together_loses_less_than_one_after_the_other(dtype, sparsity):
+    w, h = numbers(40, 128, 1), inputs(128, 1)
+    cut = sparsegpt(w.astype(float), h, sparsity).astype(np.float32)
+    together, after = rounded(w, dtype, by_hessian_with_zeros(h, sparsity)), rounded(cut, dtype, by_hessian(h))
+    lost = [((q - w) @ h * (q - w)).sum() for q in (together, after)]
+    assert lost[0] < lost[1]
+
+
+def test_zeros_where_nothing_is_known_are_those_of_magnitude():
+    w = numbers(3, 40, 1)
+    got = rounded(w, "int8", ByMagnitude(Sparsity(0.5, 2, 4), pack_rows))
+    assert np.array_equal(got, rounded(wanda(w.astype(float), np.ones(40), Sparsity(0.5, 2, 4)), "int8", pack_rows_f32))
+    assert by_hessian_with_zeros(np.zeros((8, 8)), Sparsity(0.5)) is None
+    w[1, 2] = np.nan
+    out = np.zeros(quantized_shape("int8", w.shape), np.uint8)
+    for pack in (ByMagnitude(Sparsity(0.5), pack_rows), by_hessian_with_zeros(np.eye(40), Sparsity(0.5))):
+        assert not pack(w, "F32", "int8", out)
+
+
+def pack_rows_f32(w: np.ndarray, *more: Any) -> bool:
+    return pack_rows(w.astype(np.float32), *more)
+
+
+@pytest.mark.parametrize(("zeros", "how"), [("2:4", "int8"), ("0.5", "int4,embed=int8,0=int8")])
+def test_a_checkpoint_with_zeros_loads_and_says_so(tmp_path, capsys, zeros, how):
+    word = word_model(tmp_path / "in")
+    (tmp_path / "t.txt").write_text(word.text)
+    told = ["--quantize", how, "--method", "gptq", "--text", str(tmp_path / "t.txt"), "--window", "32"]
+    for out in ("one", "two"):
+        assert main(["quantize", str(tmp_path / "in"), str(tmp_path / out), *told, "--sparsity", zeros]) == 0
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+    ours = json.loads((tmp_path / "one" / "config.json").read_text())["quantization_config"]
+    assert (ours["method"], ours["sparsity"], ours["order"]) == ("gptq", zeros, "as stored")
+    with miaotui.load(tmp_path / "one") as model:
+        for w in model.session.weights:
+            if w.quantized:
+                share = (w.f64() == 0).mean()
+                assert share >= 0.49 if w.name != "embed" else share < 0.2
+    capsys.readouterr()
+    assert main(["generate", "--model", str(tmp_path / "one"), "1 2", "--max-new-tokens", "3"]) == 0
+
+
+def test_a_run_with_other_zeros_does_not_go_on(tmp_path):
+    text = replace(word_model(tmp_path / "in"), file=tmp_path / "s.npz")
+    quantize(tmp_path / "in", tmp_path / "out", "int8", method="gptq", text=text, sparsity="2:4")
+    with pytest.raises(InputError, match="another model, text or method"):
+        quantize(tmp_path / "in", tmp_path / "other", "int8", method="gptq", text=text, sparsity="0.5")
+    with pytest.raises(InputError, match="only with --method gptq"):
+        quantize(tmp_path / "in", tmp_path / "other", "int8", sparsity="0.5")

@@ -41,7 +41,7 @@ from ..importance.progress import progress
 from .folds import folds_of
 from .gptq import DAMPING, TIED_DAMPING, by_hessian, by_squares
 from .heads import AFTER, seen_by_head
-from .joint import ByMagnitude, may_have_zeros, refuse_no_zeros
+from .joint import ByMagnitude, by_hessian_with_zeros, may_have_zeros, refuse_no_zeros
 from .memory import predicted
 from .scales import ALPHA, awq, smooth
 from .sensitivity import refuse_quantized
@@ -90,6 +90,7 @@ def round_by_text(path: Path, plan: LoadPlan, checkpoint: Checkpoint, method: Me
         count = sum(n_tokens(model, w) for w in windows)
         if not text.quiet:
             how: dict[str, Any] = {"hessian": method.hessian, "in_layers": in_layers, "threads": available_threads()}
+            how |= {"zeros": method.sparsity is not None}
             takes = format_bytes(predicted(model, sources.values(), count, **how))
             print(f"rounding by {count} tokens takes {takes} besides the mapped checkpoint", file=sys.stderr)
         weights = (rounding.layer_by_layer if in_layers else rounding.at_once)(windows, text)
@@ -106,7 +107,7 @@ def round_by_text(path: Path, plan: LoadPlan, checkpoint: Checkpoint, method: Me
     if method.rounding == "gptq":
         receipt |= {"order": "activation"}
     if method.sparsity is not None:
-        receipt |= {"sparsity": str(method.sparsity)}
+        receipt |= {"sparsity": str(method.sparsity), "order": "as stored"}
     if method.scaling:
         receipt |= {"exponent": ALPHA if method.scaling == "smooth" else "searched"}
         receipt |= {"not_scaled": dict(sorted(Counter(at.rpartition(".")[2] for at in left).items()))}
@@ -259,7 +260,8 @@ class _Rows:
 
     def _pack(self, sums: F64, damping: float, by: F64 | None, zeros: Sparsity | None) -> PackRows | None:
         if self.method.rounding == "gptq":
-            return by_hessian(sums if by is None else sums / np.outer(by, by), damping, zeros)
+            hessian = sums if by is None else sums / np.outer(by, by)
+            return by_hessian(hessian, damping) if zeros is None else by_hessian_with_zeros(hessian, zeros, damping)
         return by_squares(sums if by is None else sums / by**2, damping)
 
 

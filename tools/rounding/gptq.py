@@ -4,8 +4,8 @@ min ||W X - Q X||^2 (Frantar et al. 2022, arXiv:2210.17323, algorithm 1). H = X 
 with H^-1 = U^T U, rows and columns of H in the order in which columns are rounded: those of the largest diag H first.
 Column j becomes q_j, the nearest on its group's grid, and w_:,l -= (w_:,j - q_j) / U_jj * U_jl for every l after j.
 
-In int8 and int4 a number that is zero stays zero, whatever its column is to take up. int4a may have no zero. With a
-`Sparsity`, which numbers stay is chosen on the way (`joint.py`).
+In int8 and int4 a number that is zero stays zero, whatever its column is to take up: the zeros that a cut has
+left. int4a may have no zero. `joint.py` chooses zeros, too.
 
 A group is 32 columns side by side as they are stored, whatever the order. Its scales are chosen first, from the numbers
 as they were, with each column's error weighted by diag H, and stay (`loader/grid.py`).
@@ -17,7 +17,6 @@ machine, but perhaps not in the last bit on another.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,22 +25,18 @@ import numpy as np
 from ...dataclass import dataclass
 from ...loader.grid import grid_of, lay
 from ...loader.quantize import pack_rows
-from ...runtime.quantized import GROUP, PANEL
-from .joint import Choice, in_order
+from ...runtime.quantized import GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from ...loader.grid import Grid
     from ...loader.quantize import PackRows
-    from ..importance.masks import Sparsity
 
     F32 = NDArray[np.float32]
     F64 = NDArray[np.float64]
 
-__all__ = ["DAMPING", "TIED_DAMPING", "by_hessian", "by_squares"]
+__all__ = ["DAMPING", "TIED_DAMPING", "by_hessian", "by_squares", "take", "upper_of"]
 
 #: Of the Hessian's mean diagonal, added to all of it.
 DAMPING = 0.01
@@ -61,20 +56,20 @@ def by_squares(squares: F64, damping: float = DAMPING) -> PackRows | None:
     return partial(pack_rows, weight=(squares / mean + damping).astype(np.float32))
 
 
-def by_hessian(hessian: F64, damping: float = DAMPING, sparsity: Sparsity | None = None) -> PackRows | None:
-    """GPTQ, by float64 [in, in] = sum of x x^T; None where it is all zeros. `sparsity`: what becomes zero on the way."""
+def by_hessian(hessian: F64, damping: float = DAMPING) -> PackRows | None:
+    """GPTQ, by float64 [in, in] = sum of x x^T; None where it is all zeros."""
     diagonal = np.diag(hessian)
     mean = float(diagonal.mean()) if diagonal.size else 0.0
     if not mean > 0:
         return None
-    order = in_order(diagonal, sparsity)
+    order = np.argsort(-diagonal, kind="stable")
     h = (hessian / mean)[np.ix_(order, order)]
     h[np.diag_indices_from(h)] += damping
-    return _Gptq(order, _upper(h), (diagonal / mean + damping).astype(np.float32), sparsity)
+    return _Gptq(order, upper_of(h), (diagonal / mean + damping).astype(np.float32))
 
 
-def _upper(h: F64) -> F64:
-    """U with h^-1 = U^T U: h = R R^T with R upper, which is Cholesky's factor from the last column on, and U = R^-1."""
+def upper_of(h: F64) -> F64:
+    """Return U with h^-1 = U^T U: h = R R^T with R upper, which is Cholesky's factor from the last column on, and U = R^-1."""
     a, k = np.ascontiguousarray(h[::-1, ::-1]), len(h)
     x = np.eye(k)
     for at in range(0, k, TOGETHER):
@@ -84,17 +79,17 @@ def _upper(h: F64) -> F64:
             part = slice(first, min(first + ROWS, at + TOGETHER))
             x[here, part] = inverse @ x[here, part]
         below = np.zeros((max(0, k - at - TOGETHER), len(inverse)))
-        _take(below, -a[rest, here], inverse.T)
+        take(below, -a[rest, here], inverse.T)
         for first in range(0, len(below), ROWS):
-            _take(a[rest, rest][first:, first : first + ROWS], below[first:], below[first : first + ROWS].T)
+            take(a[rest, rest][first:, first : first + ROWS], below[first:], below[first : first + ROWS].T)
         for first in range(0, at + TOGETHER, ROWS):
             part = slice(first, min(first + ROWS, at + TOGETHER))
-            _take(x[rest, part], below, x[here, part])
+            take(x[rest, part], below, x[here, part])
     return np.ascontiguousarray(x[::-1, ::-1])
 
 
-def _take(w: F64, left: F64, right: F64) -> None:
-    """w -= left @ right, `TOGETHER` rows at a time: products that BLAS does by one thread, which here is faster."""
+def take(w: F64, left: F64, right: F64) -> None:
+    """Compute w -= left @ right, `TOGETHER` rows at a time: products that BLAS does by one thread, which here is faster."""
     whole = len(w) // TOGETHER * TOGETHER
     if whole:
         parts = w[:whole].reshape(-1, TOGETHER, w.shape[1])
@@ -109,66 +104,31 @@ class _Gptq:
     order: NDArray[np.int64]
     upper: F64
     weight: F32
-    sparsity: Sparsity | None = None
 
     def __call__(self, numbers: NDArray[Any], stored: str, dtype: str, out: NDArray[np.uint8]) -> bool:
         """As `pack_rows`."""
         grid = grid_of(numbers, stored, dtype, out.shape[0], self.weight)
-        if grid is not None and self.sparsity is not None:
-            grid = self._refitted(grid, len(numbers), dtype)
         if grid is not None:
-            lay(self._rounded(grid, len(numbers)), grid.head, dtype, out)
+            lay(self._rounded(grid), grid.head, dtype, out)
         return grid is not None
 
-    def _refitted(self, grid: Grid, n: int, dtype: str) -> Grid | None:
-        """The same numbers on scales that fit what SparseGPT alone would leave of them."""
-        w, kept = self._columns(grid)
-        left = np.zeros_like(w)
-
-        def as_it_is(j: int, x: F64, stays: NDArray[np.bool_]) -> F64:
-            left[self.order[j]] = np.where(stays, x, 0.0)
-            return left[self.order[j]]
-
-        self._through(w, kept, n, as_it_is)
-        cut = grid_of(left.T[:n].astype(np.float32), "F32", dtype, grid.x.shape[1] // PANEL, self.weight)
-        return None if cut is None else replace(cut, x=grid.x)
-
-    def _columns(self, grid: Grid) -> tuple[F64, NDArray[np.bool_]]:
-        """[columns, rows], in the order of rounding, and which of them may be other than zero."""
+    def _rounded(self, grid: Grid) -> F64:
+        """Whole numbers [32, rows, groups]."""
         _, rows, groups = grid.x.shape
-        # [32, rows, groups] -> [columns, rows]
+        # [32, rows, groups] -> [columns, rows], in the order of rounding
         w = grid.x.transpose(2, 0, 1).reshape(groups * GROUP, rows)[self.order].astype(np.float64)
-        return w, (w != 0) | (grid.levels[0] == 0)  # int4a has no zero of its own
-
-    def _rounded(self, grid: Grid, n: int) -> F64:
-        """Whole numbers [32, rows, groups]; the first `n` rows are the matrix's."""
-        _, rows, groups = grid.x.shape
-        w, kept = self._columns(grid)
         q = np.zeros((groups * GROUP, rows))  # columns that fill up a group
         scale, low = (np.ascontiguousarray(part.T, np.float64) for part in (grid.scale, grid.low))  # [groups, rows]
         by = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
         group = self.order // GROUP
-
-        def nearest(j: int, x: F64, stays: NDArray[np.bool_]) -> F64:
-            g = group[j]
-            whole = np.where(stays, np.clip(np.rint((x - low[g]) * by[g]), *grid.levels), 0.0)
-            q[self.order[j]] = whole
-            return whole * scale[g] + low[g]
-
-        self._through(w, kept, n, nearest)
-        return q.reshape(groups, GROUP, rows).transpose(1, 2, 0)
-
-    def _through(
-        self, w: F64, kept: NDArray[np.bool_], n: int, become: Callable[[int, F64, NDArray[np.bool_]], F64]
-    ) -> None:
-        """Column by column: `become(j, column, what stays)` is what column j becomes; the later ones take up the rest."""
-        choice = Choice(self.sparsity, np.diag(self.upper), n)
-        together = choice.together(TOGETHER)
-        for at in range(0, len(w), together):
-            block, upper = w[at : at + together], self.upper[at : at + together, at:]
+        kept = (w != 0) | (grid.levels[0] == 0)  # int4a has no zero of its own
+        for at in range(0, len(w), TOGETHER):
+            block, upper = w[at : at + TOGETHER], self.upper[at : at + TOGETHER, at:]
             errors = np.empty_like(block)
-            for j in range(len(block)):
-                choice.make(w, kept, at + j)
-                errors[j] = (block[j] - become(at + j, block[j], kept[at + j])) / upper[j, j]
+            for j, g in enumerate(group[at : at + TOGETHER]):
+                whole = np.where(kept[at + j], np.clip(np.rint((block[j] - low[g]) * by[g]), *grid.levels), 0.0)
+                q[self.order[at + j]] = whole
+                errors[j] = (block[j] - (whole * scale[g] + low[g])) / upper[j, j]
                 block[j + 1 :] -= upper[j, j + 1 : len(block), None] * errors[j]
-            _take(w[at + together :], upper[:, together:].T, errors)
+            take(w[at + TOGETHER :], upper[:, TOGETHER:].T, errors)
+        return q.reshape(groups, GROUP, rows).transpose(1, 2, 0)

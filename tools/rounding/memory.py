@@ -20,10 +20,12 @@ __all__ = ["predicted"]
 COPIES = 5
 #: Bytes of a number of the rows that a thread rounds: as read, in float32 and in float64, errors, whole numbers.
 ROUNDED = 40
+#: And where zeros are chosen: what is left, what stays, slopes and changes.
+WITH_ZEROS = 80
 
 
 def predicted(  # noqa: PLR0913 - keywords
-    model: Model, sources: Iterable[Source], tokens: int, *, hessian: bool, in_layers: bool, threads: int
+    model: Model, sources: Iterable[Source], tokens: int, *, hessian: bool, in_layers: bool, threads: int, zeros: bool = False
 ) -> int:
     """Bytes at the peak, the interpreter's own apart: the model's, the residual stream twice, sums, what was packed."""
     places: dict[str, dict[str, int]] = {}  # by layer, or all together: a place's inputs
@@ -39,4 +41,5 @@ def predicted(  # noqa: PLR0913 - keywords
     sums = max((sum(8 * k * k if hessian else 16 * k for k in each.values()) for each in places.values()), default=0)
     stream = 2 * 4 * tokens * model.config.d_model if in_layers else 0
     working = COPIES * 8 * widest * widest if hessian else 0
-    return model.memory["allocated"] + packed + stream + sums + max(working, threads * ROUNDED * BLOCK_ROWS * widest)
+    each = WITH_ZEROS if zeros else ROUNDED
+    return model.memory["allocated"] + packed + stream + sums + max(working, threads * each * BLOCK_ROWS * widest)
