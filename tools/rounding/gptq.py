@@ -69,7 +69,10 @@ def by_hessian(hessian: F64, damping: float = DAMPING) -> PackRows | None:
 
 
 def upper_of(h: F64) -> F64:
-    """Return U with h^-1 = U^T U: h = R R^T with R upper, which is Cholesky's factor from the last column on, and U = R^-1."""
+    """Return U with h^-1 = U^T U.
+
+    h = R R^T with R upper, which is Cholesky's factor from the last column on, and U = R^-1.
+    """
     a, k = np.ascontiguousarray(h[::-1, ::-1]), len(h)
     x = np.eye(k)
     for at in range(0, k, TOGETHER):
@@ -89,7 +92,10 @@ def upper_of(h: F64) -> F64:
 
 
 def take(w: F64, left: F64, right: F64) -> None:
-    """Compute w -= left @ right, `TOGETHER` rows at a time: products that BLAS does by one thread, which here is faster."""
+    """Compute w -= left @ right, `TOGETHER` rows at a time.
+
+    BLAS does such products by one thread, which here is faster.
+    """
     whole = len(w) // TOGETHER * TOGETHER
     if whole:
         parts = w[:whole].reshape(-1, TOGETHER, w.shape[1])

@@ -1,13 +1,14 @@
 """Zeros and rounding together, by one Hessian: SparseGPT's choice, then what is left is fitted and rounded.
 
-H = X X^T + 0.01 mean(diag H) I and U are GPTQ's (`gptq.py`), the columns in the file's order; at most 256 rows at a time:
+H = X X^T + 0.01 mean(diag H) I and U are GPTQ's (`gptq.py`), columns in the file's order; at most 256 rows at once:
 
-1. Zeros are chosen as SparseGPT does (Frantar and Alistarh 2023, arXiv:2301.00774, algorithm 1): (w_ij / U_jj)^2 is what
-   a zero costs once the columns before j are done. It decides among `BLOCK` columns of these rows, or each m columns.
-2. What is left, v, is fitted to the matrix as it was, w: `FITTING` sweeps over the columns, v_j -= (H (v - w))_j / H_jj.
-   Each such step is the least of tr((v - w)^T H (v - w)) over one number, so none makes it larger.
-3. Scales are those that fit v; v is rounded to nearest, and `ROUNDING` more sweeps take each number to the whole one that
-   is best among the others as they are (coordinate descent: Behdin et al. 2023, arXiv:2309.01885).
+1. Zeros are chosen as SparseGPT does (Frantar and Alistarh 2023, arXiv:2301.00774, algorithm 1): (w_ij / U_jj)^2 is
+   what a zero costs once the columns before j are done. It decides among `BLOCK` columns of these rows, or each m
+   columns.
+2. What is left, v, is fitted to the matrix as it was, w: `FITTING` sweeps over the columns, each time
+   v_j -= (H (v - w))_j / H_jj: the least of tr((v - w)^T H (v - w)) over one number, so no step makes it larger.
+3. Scales are those that fit v; v is rounded to nearest, and `ROUNDING` more sweeps take each number to the whole one
+   that is best with the others as they are (coordinate descent: Behdin et al. 2023, arXiv:2309.01885).
 
 A number that is zero in the file stays zero. The paper's own joint form (section 3.5) rounds each column within step 1,
 once; what that costs is in docs/quantising.md.
@@ -66,7 +67,7 @@ def refuse_no_zeros(sparsity: Sparsity, sources: Iterable[Source]) -> None:
         msg = f"--sparsity {sparsity}: {without.name} becomes int4a, which may have no zero; expected int8 or int4"
         raise InputError(msg)
     if not mine:
-        msg = f"--sparsity {sparsity}: no matrix of a layer is rounded, and only these get zeros; name one in --quantize"
+        msg = f"--sparsity {sparsity}: no matrix of a layer is rounded, and only these get zeros; --quantize names none"
         raise InputError(msg)
 
 
@@ -147,8 +148,9 @@ class Joint:
 
         def whole(j: int, x: F64) -> F64:
             g = j // GROUP
-            q[j, :n] = np.where(stays[j], np.clip(np.rint(x * by[g]), *grid.levels), 0.0)
-            return q[j, :n] * scale[g]
+            steps: F64 = np.where(stays[j], np.clip(np.rint(x * by[g]), *grid.levels), 0.0)
+            q[j, :n] = steps
+            return steps * scale[g]
 
         left = grid.x.transpose(2, 0, 1).reshape(groups * GROUP, rows)[:k, :n]
         v = np.stack([whole(j, left[j].astype(np.float64)) for j in range(k)])
@@ -157,7 +159,8 @@ class Joint:
 
 
 def _as_it_is(stays: Mask, j: int, x: F64) -> F64:
-    return np.where(stays[j], x, 0.0)
+    left: F64 = np.where(stays[j], x, 0.0)
+    return left
 
 
 @dataclass(frozen=True)

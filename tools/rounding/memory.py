@@ -25,7 +25,14 @@ WITH_ZEROS = 80
 
 
 def predicted(  # noqa: PLR0913 - keywords
-    model: Model, sources: Iterable[Source], tokens: int, *, hessian: bool, in_layers: bool, threads: int, zeros: bool = False
+    model: Model,
+    sources: Iterable[Source],
+    tokens: int,
+    *,
+    hessian: bool,
+    in_layers: bool,
+    threads: int,
+    zeros: bool = False,
 ) -> int:
     """Bytes at the peak, the interpreter's own apart: the model's, the residual stream twice, sums, what was packed."""
     places: dict[str, dict[str, int]] = {}  # by layer, or all together: a place's inputs
