@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rounded", "round_by_text"]
 
+
 @dataclass(frozen=True)
 class Rounded:
     """Weights by name: matrices that are packed, vectors that were divided. And what config.json is to say of them."""

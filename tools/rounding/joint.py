@@ -150,7 +150,8 @@ class Joint:
             g = j // GROUP
             steps: F64 = np.where(stays[j], np.clip(np.rint(x * by[g]), *grid.levels), 0.0)
             q[j, :n] = steps
-            return steps * scale[g]
+            value: F64 = steps * scale[g]
+            return value
 
         left = grid.x.transpose(2, 0, 1).reshape(groups * GROUP, rows)[:k, :n]
         v = np.stack([whole(j, left[j].astype(np.float64)) for j in range(k)])
