@@ -260,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         there, kernels = tree.prepare(told)
         choice = Choice(tree.plain, {test: told[test] for test in there}, kernels)
         before = _read(args.again, tree) if args.again else _sampled(tree, args.n, seed)
+        if args.plain:
+            before = [outcome for outcome in before if outcome.mutant.file not in tree.compiled]
         print(f"{len(before)} mutants, {len(there)} tests, {len(kernels)} kernels, seed {seed}", flush=True)  # noqa: T201
         told_of = {"seed": seed, **soak._source(), **soak._machine()}
         out = args.out or ROOT / "build" / "mutants" / "report.json"
@@ -333,6 +335,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=40, metavar="M", help="begin no mutant later (default: 40)")
     parser.add_argument("--n", type=int, default=150, metavar="N", help="mutants in the sample (default: 150)")
     parser.add_argument("--seed", type=int, metavar="N", help="of the sample (default: a new one, which is told)")
+    parser.add_argument("--plain", action="store_true", help="leave out kernels and what is compiled with them")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at a time (default: 1)")
     parser.add_argument("--again", type=Path, metavar="FILE", help="of this report, in the place of a sample")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the report (default: build/mutants/report.json)")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import miaotui
 import pytest
 from life import DEMO
+from miaotui.runtime.engine.tasks import Task
 from miaotui.runtime.exits import Exits
 from miaotui.runtime.left import Left
 from miaotui.runtime.pages import Pages
@@ -182,6 +183,21 @@ def test_what_stops_taking_back_loses_none() -> None:
         left.take_back(struck)
     left.take_back(struck)
     assert back == [tables[0], tables[1], tables[1], tables[2]]
+
+
+def test_a_coroutine_waits_for_its_text_while_it_says_so() -> None:
+    async def waits() -> None:
+        table = Pages(4, 16, (None,), lambda *_: None).table(16)
+        task, want = Task(table), type("Want", (), {"done": False})()
+        assert not task.here()
+        with pytest.raises(Late), task.waiting(want):
+            assert task in table.waiting
+            assert task.here()
+            raise Late
+        assert task not in table.waiting
+        assert not task.here()
+
+    asyncio.run(waits())
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux tells them")

@@ -74,6 +74,19 @@ def test_the_kernel_draws_what_the_stages_leave(seed, n, names, pick, grid, hidd
         theirs.observe([token])
 
 
+@pytest.mark.parametrize("how", [{"top_k": 3}, {"top_k": 9}, {"top_p": 0.2}, {"top_p": 0.6}, {"typical_p": 0.5}])
+def test_scores_are_told_apart_to_their_last_bit(how):
+    """Neighbouring floats, so that only the last digits of their keys differ."""
+    scores = (np.float32(1.5).view(np.int32) + np.arange(13, dtype=np.int32)).view(np.float32)
+    params = SamplingParams(do_sample=True, seed=1, epsilon_cutoff=1e-9, **how)
+    assert params.stages
+    for seed in range(3):
+        row = np.random.default_rng(seed).permutation(scores)
+        samplers = [Sampler(len(row), params) for _ in range(2)]
+        for position in range(30):
+            assert drawn(row[None], samplers[:1], position) == [samplers[1].draw(row, position)]
+
+
 @given(
     seed=st.integers(0, 2**32), how=st.sampled_from([{"temperature": 0.7}, {"top_k": 9, "top_p": 0.8}, {"min_p": 0.1}])
 )
