@@ -85,12 +85,13 @@ class Choice:
         lines = told.lines.get(mutant.file, 0)
         first, last = mutant.within or (0, 0)
         named, near, far = kernels
-        near_imports = mutant.file in self._imports_of(test.partition("::")[0])
-        stem = mutant.file.rpartition("/")[2].removesuffix(".py")
+        folder, _, name = mutant.file.rpartition("/")
+        imports, stem = self._imports_of(test.partition("::")[0]), name.removesuffix(".py")
+        near_imports = mutant.file in imports or (mutant.within is None and f"{folder}/__init__.py" in imports)
         if lines >> mutant.line & 1 or told.kernels & named:
             tier = 0
-        elif mutant.within is None and stem in re.split(r"[^\w-]+", test):
-            tier = 0  # a table that others read, of a test's case: [albert]
+        elif mutant.within is None and stem in re.split(r"\W+", test.partition("[")[2]):
+            tier = 0  # a table that others read, of a test's case: [albert-vocab_size]
         elif (lines >> first & ((1 << (last - first + 1)) - 1) and first) or told.kernels & near:
             tier = 1
         elif lines or told.kernels & far:
@@ -132,6 +133,7 @@ class Choice:
                     found |= {base, *(f"{base}.{name.name}" for name in node.names)}
                 elif isinstance(node, ast.Import):
                     found |= {name.name for name in node.names}
-            paths = (re.sub(r"^miaotui\.", "", name).replace(".", "/") + ".py" for name in found)
+            stems = [re.sub(r"^miaotui\.", "", name).replace(".", "/") for name in found]
+            paths = [stem + end for stem in stems for end in (".py", "/__init__.py")]
             self._imports[file] = frozenset(path for path in paths if (self.root / path).is_file())
         return self._imports[file]
