@@ -39,6 +39,13 @@ def ours(tmp_path):
     return render
 
 
+def test_a_part_that_training_marks_is_there(ours):
+    """`{% generation %}` says which tokens a model is trained on; the text is as it was without."""
+    marked = "a {% generation %}{% for m in messages %}[{{ m.content }}]{% endfor %}{% endgeneration %} c"
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    assert ours(marked, messages) == "a [x][y] c"
+
+
 def theirs(template, messages, *, continue_final_message=False, tools=None, documents=None, **how):
     """transformers' text, or the error's."""
     utils = pytest.importorskip("transformers.utils.chat_template_utils")

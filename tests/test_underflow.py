@@ -13,7 +13,7 @@ from miaotui.errors import CheckpointError
 from miaotui.loader.quantize import BLOCK_ROWS, pack_matrix, pack_rows
 from miaotui.loader.underflow import LEAST_SCALE, NOTHING, TOKENS, Faint, Underflow
 from miaotui.runtime.cpu.packer import packer
-from miaotui.runtime.quantized import GROUP, QUANTIZED, quantized_shape
+from miaotui.runtime.quantized import GROUP, QUANTIZED, SCALE_BYTES, quantized_shape
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
@@ -190,3 +190,14 @@ def test_numbers_too_large_for_a_scale_are_refused(kind: str, stored: str):
                 assert fine or not fits
                 if size >= 1e8:
                     assert not fine
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_the_least_scale_is_large_enough(kind: str) -> None:
+    """And the next smaller one is not."""
+    least = np.float16(LEAST_SCALE[kind])
+    for scale, sound in ((least, True), (np.nextafter(least, np.float16(0)), False)):
+        packed = np.full((1, 1, SCALE_BYTES // 2), scale, np.float16).view(np.uint8)
+        seen = Underflow(kind)
+        seen.look(0, np.full((3, GROUP), 1e-3, np.float32), "F32", packed)
+        assert (seen.first() is None) == sound
