@@ -189,7 +189,12 @@ def test_closed_ones_say_so(directory: Path) -> None:
     closed = model.sequence()
     closed.close()
     closed.close()
-    for call in (lambda: closed.feed([1]), closed.fork, lambda: closed.truncate(0), lambda: closed.generate([1])):
+    nothing: Any = None
+    for call in (
+        lambda: closed.feed([1]), closed.fork, lambda: closed.truncate(0), lambda: closed.generate([1]),
+        lambda: closed.save(directory / "closed"), lambda: closed.append([1]), lambda: closed.go_on_with([1]),
+        closed.advance, closed.at_hand, lambda: closed.taken(nothing), lambda: closed.wanted(nothing),
+    ):  # fmt: skip
         with pytest.raises(InputError, match="sequence was closed"):
             call()
     model.close()
