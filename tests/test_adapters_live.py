@@ -211,3 +211,21 @@ def test_a_saved_text_goes_on_with_one_that_came_later(base: Path, paths: dict[s
             wanted = text.feed([3]).tobytes()
     with miaotui.load(base, adapters=paths) as model, model.load_sequence(tmp_path / "text") as text:
         assert text.feed([3]).tobytes() == wanted
+
+
+def test_pages_of_others_stay_where_an_adapter_goes(base: Path, paths: dict[str, Path]) -> None:
+    """What was read without an adapter is still found by a text that begins alike."""
+    with miaotui.load(base, adapter_slots=1, adapter_rank=8, cache_tokens=1024) as model:
+        session = model.session
+        model.add_adapter("a", paths["all"])
+        model.generate(IDS * 2, max_new_tokens=2)
+        model.generate(IDS * 2, max_new_tokens=2, adapter="a")
+        session.turn(session.collect)
+        others = [table for table in session.kept if not table.adapter]
+        assert others
+        assert len(others) < len(session.kept)
+        model.remove_adapter("a")
+        model.add_adapter("a", paths["some"])
+        assert session.kept == others
+        assert all(table.n_pages for table in others)
+        assert sum(table.n_pages for table in others) == session.pages.n_pages - session.pages.n_free[0]

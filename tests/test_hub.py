@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -328,3 +330,24 @@ def test_a_repository_without_safetensors_says_what_it_holds(server: Hub, tmp_pa
     assert got["error"] == "CheckpointError", got
     assert f"{name} is " in str(got)
     assert word in str(got)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "no space"), r"could not be stored or read \(.*no space.*check the disk and HF_HOME"),
+        (OSError("odd"), r"the download failed \(odd\): check the network"),
+        (ValueError(""), r"the download failed \(ValueError\): check the network"),
+        *[
+            (type(name, (Exception,), {})("why"), words)
+            for name, words in {
+                "GatedRepoError": "access must be granted first", "RevisionNotFoundError": "no such revision",
+                "RepositoryNotFoundError": "no such repository there", "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids",
+                "IncompleteSnapshotError": "not wholly in the cache", "LocalEntryNotFoundError": "cannot be reached",
+            }.items()
+        ],
+    ],
+)  # fmt: skip
+def test_every_error_has_its_advice(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert re.search(words, hub._advice(error))
