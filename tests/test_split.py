@@ -10,6 +10,7 @@ import pytest
 from helpers import open_weights, poison
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from miaotui.errors import InputError
 from miaotui.loader.open import open_model
 from miaotui.runtime.cpu import backend, link
 from miaotui.runtime.cpu.backend import CpuBackend, cpu_session
@@ -136,6 +137,8 @@ def test_an_attention_has_two_lines_more_than_for_one_thread(models: dict[tuple[
     assert len(two.code) == len(one.code) + 2 * len(open_model(models[6, 2, 10]).config.decoder.layers)
     for session in sessions:
         assert len(session.timed_step([1], 0)) == len(session.program.own)
+        with pytest.raises(InputError):
+            session.timed_step([session.program.n_vocab], 0)
         session.close()
 
 
