@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Difference", "Trace", "differences", "finite", "hooks_of", "trace", "trace_of_kernels"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace(Mapping[str, "Array"]):
     """Name -> array, in the order in which they are computed.
 
@@ -40,6 +40,18 @@ class Trace(Mapping[str, "Array"]):
 
     ids: tuple[int, ...]
     arrays: dict[str, Array]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether ids, names in order and every number are the same; NaN is NaN."""
+        if not isinstance(other, Trace) or self.ids != other.ids or list(self) != list(other):
+            return False
+        return all(np.array_equal(x, other[name], equal_nan=True) for name, x in self.items())
+
+    __hash__ = None  # type: ignore[assignment]  # as of every mapping
+
+    def __repr__(self) -> str:
+        """In brief: its numbers are many."""
+        return f"<miaotui.Trace: {len(self.ids)} ids, {len(self.arrays)} arrays>"
 
     def __getitem__(self, name: str) -> Array:
         """One of them. Errors: KeyError."""

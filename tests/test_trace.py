@@ -53,6 +53,19 @@ def test_names_are_those_of_modules(model: Any) -> None:
     assert trace.ids == tuple(IDS)
 
 
+def test_two_traces_are_equal_where_every_number_is(model: Any) -> None:
+    one, other = model.trace(IDS), model.trace(IDS)
+    assert one == other
+    assert repr(one) == f"<miaotui.Trace: {len(IDS)} ids, {len(one)} arrays>"
+    other.arrays["logits"][0, 0] += 1
+    assert one != other
+    assert one != model.trace(IDS[:-1])
+    assert one != model.trace(IDS, kernels=True)
+    assert one != dict(one)
+    one.arrays["logits"][0, 0] = other.arrays["logits"][0, 0] = np.nan
+    assert one == other
+
+
 def test_what_is_cut_keeps_its_own_names() -> None:
     with miaotui.load(demo.path(), prune="keep-layers=1,4") as model:
         names = set(model.trace(IDS))
